@@ -1,0 +1,1 @@
+"""Services of the mesh, one folder each. None imports another."""

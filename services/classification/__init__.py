@@ -1,0 +1,1 @@
+"""Names what a frame, or a part of it, shows."""

@@ -1,0 +1,1 @@
+"""Finds objects in frames."""

@@ -1,0 +1,1 @@
+"""Reads cameras and files, frame by frame, into the node's spool."""

@@ -1,0 +1,1 @@
+"""Turns results into events with evidence."""

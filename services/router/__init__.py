@@ -1,0 +1,1 @@
+"""Hands every stored frame to the models that are to see it."""

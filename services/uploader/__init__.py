@@ -1,0 +1,1 @@
+"""Takes frames from the node's spool to SeaweedFS and announces them."""

@@ -48,10 +48,8 @@ class Frame(Message):
     pts: float | None = Field(None, description="Presentation time in the source, seconds, when it has one")
     width: int = Field(gt=0)
     height: int = Field(gt=0)
-    bytes: int = Field(gt=0, description="Size of the JPEG")
-    captured_at: float = Field(
-        description="Wall clock when the reader had the frame; latency counts from here"
-    )
+    bytes: int = Field(ge=0, description="Size of the JPEG; 0 when the sender does not know it")
+    captured_at: float = Field(description="Wall clock when the reader had the frame; latency counts from here")
     delivery: Delivery = Delivery.LIVE
 
     @property
@@ -72,9 +70,7 @@ class Task(Frame):
 
     model: ModelName
     stride: int = Field(1, ge=1, description="The model gets every nth frame of the source")
-    regions: list[Box] | None = Field(
-        None, description="Boxes to look at, when the model follows another one"
-    )
+    regions: list[Box] | None = Field(None, description="Boxes to look at, when the model follows another one")
 
     @property
     def task_key(self) -> str:
@@ -114,11 +110,15 @@ class Result(Message):
     timing_ms: dict[str, float] = Field(description="queue, fetch, infer …, and latency: capture to result")
     delivery: Delivery = Delivery.LIVE
     stride: int = 1
+    captured_at: float
     width: int = Field(gt=0)
     height: int = Field(gt=0)
     model_name: str = Field("", description="Weights that ran, e.g. yolox-nano")
     model_sha256: str = Field("", description="Checksum of the weights that ran")
     error: str | None = Field(None, description="Why there is no result, when the model could not give one")
+    regions: list[Box] | None = Field(
+        None, description="Boxes that were looked at, when the model follows another"
+    )
 
     @property
     def task_key(self) -> str:

@@ -1,0 +1,431 @@
+"""JetStream as the mesh uses it: declare, publish, and pull without a round trip a message."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import nats
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.api import ConsumerInfo, StreamInfo
+from nats.js.errors import APIError, NotFoundError
+from pydantic import ValidationError
+
+from framemesh import subjects
+from framemesh.deadletters import letter
+from framemesh.errors import FramemeshError
+from framemesh.messages import DeadLetter, Message
+from framemesh.pull import Envelope, Meta, Pull, invalid
+from framemesh.subjects import Consumer, Stream
+from framemesh.telemetry import CONSUMED, redact
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=Message)
+Handler = Callable[[Envelope[M]], Awaitable[None]]
+
+ACK_TIMEOUT = 5.0
+_QUEUE_FULL = (10077, 10047)  # maximum messages or bytes exceeded
+_NO_RESPONDERS = "503"
+
+
+class BusError(Exception):
+    """JetStream refused a message."""
+
+
+class QueueFull(BusError):
+    """The stream is bounded and full: try again when somebody has taken from it."""
+
+
+class Retry(Exception):
+    """A handler asks for its message again, after ``delay`` seconds."""
+
+    def __init__(self, reason: str, delay: float | None = None) -> None:
+        super().__init__(reason)
+        self.delay = delay
+
+
+class Reject(Exception):
+    """A handler says that its message can never be processed: to the dead letters, with this reason."""
+
+
+@dataclass(frozen=True)
+class Stored(Generic[M]):
+    """A message as it lies in a stream."""
+
+    seq: int
+    message: M
+
+
+class Bus:
+    """One connection of one service instance."""
+
+    client: Client
+    jetstream: JetStreamContext
+
+    def __init__(self, instance: str) -> None:
+        self.client = Client()
+        self.instance = instance
+        self._streams: dict[str, Stream] = {}
+        self._consumers: dict[tuple[str, str], Consumer] = {}
+        self._pulls: set[Pull[Any]] = set()
+        self._replies: dict[str, asyncio.Future[int]] = {}
+        self._tokens = itertools.count()
+        self._inbox = f"_INBOX.{secrets.token_hex(8)}"
+        self._declaring = asyncio.Lock()
+        self._declared_at = 0.0
+        self._background: set[asyncio.Task[None]] = set()
+
+    # -- life ---------------------------------------------------------------------------------------
+
+    @classmethod
+    async def connect(cls, address: str, instance: str, *, patience: float = 30.0) -> Bus:
+        """Connect to ``address``; wait up to ``patience`` seconds for the server, then say what is wrong.
+
+        Once connected, the bus outlives server restarts: it reconnects for ever and declares everything again.
+        """
+        bus = cls(instance)
+        await bus._dial(address, patience)
+        bus.jetstream = bus.client.jetstream()
+        await bus.client.subscribe(f"{bus._inbox}.*", cb=bus._on_reply)
+        return bus
+
+    async def _dial(self, address: str, patience: float) -> None:
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                await self._dial_once(address)
+            except (TimeoutError, OSError, NatsError) as error:
+                if time.monotonic() > deadline:
+                    raise FramemeshError(
+                        f"nats_host: no NATS server answers at {redact(address)} ({error or 'timeout'}); "
+                        "start one with `framemesh up`, or set nats_host to where yours listens"
+                    ) from error
+                await asyncio.sleep(0.25)
+            else:
+                return
+
+    async def _dial_once(self, address: str) -> None:
+        client = Client()  # one that has failed to connect cannot be used again
+        await client.connect(
+            address if "://" in address else f"nats://{address}",
+            name=self.instance,
+            connect_timeout=2,
+            allow_reconnect=False,  # for the first dial; turned on below, so that a wrong address is an error
+            reconnected_cb=self._on_reconnect,
+            disconnected_cb=self._on_disconnect,
+            error_cb=self._on_error,
+            max_outstanding_pings=3,
+            ping_interval=10,
+        )
+        self.client = client
+        client.options.update(allow_reconnect=True, max_reconnect_attempts=-1, reconnect_time_wait=0.25)
+
+    async def close(self) -> None:
+        """Hand back what was not begun, send what is pending, and close."""
+        for pull in list(self._pulls):
+            await pull.stop()
+        for task in self._background:
+            task.cancel()
+        with contextlib.suppress(NatsError, asyncio.TimeoutError):
+            await self.client.flush(timeout=1)
+        await self.client.close()
+
+    async def _on_disconnect(self) -> None:
+        if not self.client.is_closed:
+            log.warning("lost the connection to NATS; reconnecting")
+
+    async def _on_reconnect(self) -> None:
+        log.info("connected to NATS again")
+        self._spawn(self._recover())
+
+    async def _on_error(self, error: Exception) -> None:
+        log.debug("nats: %s", error or type(error).__name__)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _recover(self) -> None:
+        """A restarted server has lost its memory streams: declare everything again, then pull again."""
+        await self.redeclare()
+        for pull in self._pulls:
+            await pull.restart()
+
+    # -- declare ------------------------------------------------------------------------------------
+
+    async def declare(self, *streams: Stream) -> None:
+        """Create the streams, or bring them to the declared configuration."""
+        for stream in streams:
+            self._streams[stream.name] = stream
+            await self._declare_stream(stream)
+
+    async def declare_consumer(self, consumer: Consumer) -> None:
+        """Create a durable consumer and its stream."""
+        await self.declare(consumer.stream)
+        self._consumers[consumer.stream.name, consumer.name] = consumer
+        await self._declare_consumer(consumer)
+
+    async def redeclare(self) -> None:
+        """Declare all that this bus has ever declared, at most twice a second."""
+        async with self._declaring:
+            if time.monotonic() - self._declared_at < 0.5:  # noqa: PLR2004
+                return
+            try:
+                for stream in self._streams.values():
+                    await self._declare_stream(stream)
+                for consumer in self._consumers.values():
+                    await self._declare_consumer(consumer)
+            except (TimeoutError, NatsError) as error:
+                log.debug("cannot declare yet: %s", error)
+            self._declared_at = time.monotonic()
+
+    async def _declare_stream(self, stream: Stream) -> None:
+        try:
+            await self.jetstream.add_stream(stream.config)
+        except APIError as error:
+            if error.err_code != 10058:  # noqa: PLR2004 - in use with another configuration
+                raise FramemeshError(f"stream {stream.name}: {error.description}") from error
+            await self._update_stream(stream)
+
+    async def _update_stream(self, stream: Stream) -> None:
+        try:
+            await self.jetstream.update_stream(stream.config)
+        except APIError as error:
+            raise FramemeshError(
+                f"stream {stream.name} exists with a configuration that cannot be changed ({error.description}); "
+                f"delete it, or name another one"
+            ) from error
+
+    async def _declare_consumer(self, consumer: Consumer) -> None:
+        await self.jetstream.add_consumer(consumer.stream.name, consumer.config)
+
+    # -- publish ------------------------------------------------------------------------------------
+
+    async def publish(
+        self, subject: str, message: Message, *, msg_id: str, trace: str | None = None, patience: float = 60.0
+    ) -> int:
+        """Publish one message and wait until JetStream has it.
+
+        ``msg_id`` makes it safe to publish again: the stream keeps one. Server restarts are waited for, up to
+        ``patience`` seconds. Returns the stream sequence. Raises QueueFull or BusError.
+        """
+        headers = {"Nats-Msg-Id": msg_id}
+        if trace:
+            headers["traceparent"] = trace
+        return await self.publish_raw(subject, message.model_dump_json().encode(), headers, patience=patience)
+
+    async def publish_raw(
+        self, subject: str, payload: bytes, headers: dict[str, str], *, patience: float = 60.0
+    ) -> int:
+        """As ``publish``, for bytes and headers as they are."""
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return await self._publish_once(subject, payload, headers)
+            except (TimeoutError, NatsError, OSError) as error:
+                if time.monotonic() > deadline or self.client.is_closed:
+                    raise BusError(f"{subject}: not accepted within {patience:g} s ({error!r})") from error
+                await asyncio.sleep(0.1)
+                await self.redeclare()
+
+    async def _publish_once(self, subject: str, payload: bytes, headers: dict[str, str]) -> int:
+        token = str(next(self._tokens))
+        reply: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._replies[token] = reply
+        try:
+            await self.client.publish(subject, payload, reply=f"{self._inbox}.{token}", headers=headers)
+            async with asyncio.timeout(ACK_TIMEOUT):
+                return await reply
+        finally:
+            self._replies.pop(token, None)
+
+    async def _on_reply(self, msg: Msg) -> None:
+        reply = self._replies.get(msg.subject.rpartition(".")[2])
+        if reply is None or reply.done():
+            return
+        if msg.headers and msg.headers.get("Status") == _NO_RESPONDERS:
+            reply.set_exception(nats.errors.NoRespondersError())
+            return
+        answer = json.loads(msg.data)
+        if error := answer.get("error"):
+            reply.set_exception(_refusal(error))
+        else:
+            reply.set_result(int(answer["seq"]))
+
+    # -- consume ------------------------------------------------------------------------------------
+
+    async def pull(self, consumer: Consumer, model: type[M], *, window: int = 256) -> Pull[M]:
+        """A continuous pull: at most ``window`` messages are asked for or waiting here."""
+        await self.declare_consumer(consumer)
+        pull = Pull(self, consumer, model, window)
+        self._pulls.add(pull)
+        await pull.start()
+        return pull
+
+    def forget(self, pull: Pull[Any]) -> None:
+        """A pull that has stopped is not restarted any more."""
+        self._pulls.discard(pull)
+
+    async def consume(
+        self, consumer: Consumer, model: type[M], handler: Handler[M], *, concurrency: int = 8
+    ) -> None:
+        """Hand every message to ``handler``, ``concurrency`` at a time, until cancelled.
+
+        A return acks; Retry naks with a delay; Reject goes to the dead letters; any other exception is retried
+        with backoff and ends in the dead letters after the consumer's ``max_deliveries``.
+        """
+        pull = await self.pull(consumer, model, window=max(2 * concurrency, 8))
+        free = asyncio.Semaphore(concurrency)
+        async with asyncio.TaskGroup() as group:
+            async for envelope in pull.each():
+                await free.acquire()
+                task = group.create_task(self._handle(envelope, handler))
+                task.add_done_callback(lambda _: free.release())
+
+    async def _handle(self, envelope: Envelope[M], handler: Handler[M]) -> None:
+        async with self.settling(envelope):
+            await handler(envelope)
+
+    @contextlib.asynccontextmanager
+    async def settling(self, envelope: Envelope[M]) -> AsyncIterator[None]:
+        """Ack, nak or bury ``envelope`` by how the block ends."""
+        try:
+            yield
+        except Reject as error:
+            await self.bury(envelope, str(error), error)
+        except Retry as error:
+            await envelope.nak(error.delay)
+        except Exception as error:
+            await self._failed(envelope, error)
+        else:
+            await envelope.ack()
+
+    async def _failed(self, envelope: Envelope[M], error: Exception) -> None:
+        reason = f"{type(error).__name__}: {error}"
+        if envelope.deliveries >= envelope.consumer.max_deliveries:
+            await self.bury(envelope, reason, error)
+            return
+        log.warning("%s: %s; again later", envelope.subject, reason)
+        await envelope.nak()
+
+    async def bury(self, envelope: Envelope[Any], reason: str, error: BaseException | None = None) -> None:
+        """Move a message to the dead letters. It leaves its own stream only when they have it."""
+        await self._bury(letter(envelope.raw, envelope.meta, self.instance, reason, error))
+        await envelope.term()
+        CONSUMED.labels(envelope.consumer.name, "dead").inc()
+
+    async def _bury(self, dead: DeadLetter) -> None:
+        if subjects.DEADLETTERS.name not in self._streams:
+            await self.declare(subjects.DEADLETTERS)
+        await self.publish(
+            subjects.dead(dead.stream, dead.subject),
+            dead,
+            msg_id=f"{dead.stream}/{dead.stream_seq}/{dead.consumer}",
+        )
+        log.error("dead letter: %s #%d: %s", dead.subject, dead.stream_seq, dead.reason)
+
+    # -- look ---------------------------------------------------------------------------------------
+
+    async def stream_info(self, name: str, subject: str | None = None) -> StreamInfo | None:
+        """State of a stream; with ``subject``, also how many messages each matching subject holds."""
+        try:
+            return await self.jetstream.stream_info(name, subject)
+        except NotFoundError:
+            return None
+
+    async def consumer_info(self, consumer: Consumer) -> ConsumerInfo | None:
+        """State of a consumer, None where there is none."""
+        try:
+            info: ConsumerInfo = await self.jetstream.consumer_info(consumer.stream.name, consumer.name)
+        except NotFoundError:
+            return None
+        return info
+
+    async def rewind(self, consumer: Consumer) -> None:
+        """Have everything after the consumer's ack floor delivered again, now rather than after its ack wait."""
+        await self.declare_consumer(consumer)
+        await self.jetstream.reset_consumer(consumer.stream.name, consumer.name)
+
+    async def consumers(self, stream: Stream) -> list[ConsumerInfo]:
+        """State of every consumer of a stream."""
+        return await self.jetstream.consumers_info(stream.name)
+
+    async def task_streams(self) -> list[StreamInfo]:
+        """Every model's queues."""
+        infos = await self.jetstream.streams_info()
+        return [info for info in infos if (info.config.metadata or {}).get("framemesh.role") == "tasks"]
+
+    async def at_or_after(self, stream: str, subject: str, seq: int, model: type[M]) -> Stored[M] | None:
+        """The first message on ``subject`` whose stream sequence is ``seq`` or later."""
+        return await self._direct(stream, {"seq": max(seq, 1), "next_by_subj": subject}, model)
+
+    async def last(self, stream: str, subject: str, model: type[M]) -> Stored[M] | None:
+        """The newest message on ``subject``."""
+        return await self._direct(stream, {"last_by_subj": subject}, model)
+
+    async def _direct(self, stream: str, query: dict[str, Any], model: type[M]) -> Stored[M] | None:
+        msg = await self.client.request(
+            f"$JS.API.DIRECT.GET.{stream}", json.dumps(query).encode(), timeout=ACK_TIMEOUT
+        )
+        headers = msg.headers or {}
+        if headers.get("Status"):
+            return None
+        return Stored(int(headers["Nats-Sequence"]), model.model_validate_json(msg.data))
+
+    async def read(
+        self, stream: str, subject: str, seq: int, model: type[M], *, batch: int = 256
+    ) -> AsyncIterator[Stored[M]]:
+        """Every message on ``subject`` from stream sequence ``seq`` on, in order, as far as there are any now."""
+        while chunk := await self._read_batch(
+            stream, {"seq": max(seq, 1), "next_by_subj": subject, "batch": batch}
+        ):
+            for msg in chunk:
+                headers = msg.headers or {}
+                seq = int(headers["Nats-Sequence"]) + 1
+                try:
+                    message = model.model_validate_json(msg.data)
+                except ValidationError as error:
+                    msg.subject = headers["Nats-Subject"]
+                    meta = Meta(stream, "", 1, seq - 1, time.time(), 0)
+                    await self._bury(letter(msg, meta, self.instance, invalid(model, error)))
+                else:
+                    yield Stored(seq - 1, message)
+
+    async def _read_batch(self, stream: str, query: dict[str, Any]) -> list[Msg]:
+        inbox = self.client.new_inbox()
+        found: list[Msg] = []
+        subscription = await self.client.subscribe(inbox)
+        try:
+            await self.client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(query).encode(), reply=inbox)
+            while (
+                not (msg := await subscription.next_msg(timeout=ACK_TIMEOUT)).headers
+                or "Status" not in msg.headers
+            ):
+                found.append(msg)
+        finally:
+            await subscription.unsubscribe()
+        return found
+
+
+def _refusal(error: dict[str, Any]) -> BusError:
+    kind = QueueFull if error.get("err_code") in _QUEUE_FULL else BusError
+    return kind(str(error.get("description", error)))
+
+
+async def settle_all(envelopes: Iterable[Envelope[Any]]) -> None:
+    """Ack many envelopes."""
+    for envelope in envelopes:
+        await envelope.ack()

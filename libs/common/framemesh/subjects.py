@@ -1,0 +1,263 @@
+"""Every stream, subject and consumer of the mesh, declared once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DiscardPolicy,
+    RePublish,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+
+MINUTE = 60.0
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+MIB = 1 << 20
+
+LIVE_QUEUE = "live"
+LOSSLESS_QUEUE = "lossless"
+
+RESULTS_FEED = "inference.results"
+"""A plain subscriber of this subject receives every result."""
+
+
+def source_name(text: str) -> str:
+    """Turn any text into a source name, one subject token: ``Front door #1`` becomes ``Front-door-1``."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:64] or "source"
+
+
+def captured(node: str) -> str:
+    """Subject of the frames that wait in a node's spool."""
+    return f"frames.captured.{node}"
+
+
+def frames(topic: str, source: str) -> str:
+    """Subject of a source's claim checks; ``topic`` is the setting ``topic_stream``."""
+    return f"{topic}.{source}"
+
+
+def tasks(model: str, source: str, *, lossless: bool) -> str:
+    """Subject of a model's tasks for one source."""
+    return f"{task_stream(model, lossless=lossless)}.{source}"
+
+
+def task_stream(model: str, *, lossless: bool) -> str:
+    """Name of a model's queue."""
+    return f"{model}-{LOSSLESS_QUEUE}" if lossless else model
+
+
+def results(model: str, source: str) -> str:
+    """Subject of a model's results for one source."""
+    return f"inference.results.{model}.{source}"
+
+
+def events(source: str) -> str:
+    """Subject of a source's event life cycle."""
+    return f"events.{source}"
+
+
+def source_state(source: str) -> str:
+    """Subject of a source's runs."""
+    return f"sources.{source}"
+
+
+def dead(stream: str, subject: str) -> str:
+    """Subject of a dead letter."""
+    return f"dead.{stream}.{subject}"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A JetStream stream as the mesh declares it."""
+
+    config: StreamConfig
+
+    @property
+    def name(self) -> str:
+        """Its name on the server."""
+        return str(self.config.name)
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A durable pull consumer and the stream it reads."""
+
+    stream: Stream
+    config: ConsumerConfig
+    max_deliveries: int = 5
+    """Deliveries after which a message goes to the dead letters; counted by the client, since a server that
+    stops delivering would leave the message in a work queue for ever."""
+
+    @property
+    def name(self) -> str:
+        """Its durable name."""
+        return str(self.config.durable_name)
+
+    @property
+    def ack_wait(self) -> float:
+        """Seconds until an unacknowledged message is delivered again."""
+        return float(self.config.ack_wait or 30)
+
+
+def _consumer(
+    stream: Stream, name: str, *, ack_wait: float, filter_subject: str | None = None, **more: object
+) -> Consumer:
+    config = ConsumerConfig(
+        durable_name=name,
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=ack_wait,
+        max_ack_pending=4096,
+        filter_subject=filter_subject,
+    )
+    return Consumer(stream, config.evolve(**more))
+
+
+CAPTURED = Stream(
+    StreamConfig(
+        name="CAPTURED",
+        description="Frames in a node's spool, reader to uploader",
+        subjects=["frames.captured.*"],
+        retention=RetentionPolicy.WORK_QUEUE,
+        storage=StorageType.MEMORY,
+        max_bytes=32 * MIB,
+        max_age=10 * MINUTE,
+        discard=DiscardPolicy.OLD,  # the spool is the truth: what is dropped here is found there
+    )
+)
+
+
+def frames_stream(topic: str, ttl: float) -> Stream:
+    """Claim checks of stored frames, kept as long as the frames themselves (``ttl`` seconds)."""
+    return Stream(
+        StreamConfig(
+            name="FRAMES" if topic == "frames-stream" else source_name(topic).upper(),
+            description="One claim check a frame; replay and evidence read it",
+            subjects=[f"{topic}.*"],
+            storage=StorageType.FILE,
+            max_age=ttl,
+            max_bytes=256 * MIB,
+            allow_direct=True,
+        )
+    )
+
+
+def task_streams(model: str) -> tuple[Stream, Stream]:
+    """A model's live queue (newest frame of each source) and its lossless queue (bounded, pushes back)."""
+    live = StreamConfig(
+        name=task_stream(model, lossless=False),
+        description=f"Live tasks of {model}: the newest frame of every source",
+        subjects=[tasks(model, "*", lossless=False)],
+        retention=RetentionPolicy.WORK_QUEUE,
+        storage=StorageType.MEMORY,
+        max_msgs_per_subject=1,
+        discard=DiscardPolicy.OLD,
+        max_bytes=32 * MIB,
+        metadata={"framemesh.role": "tasks"},
+    )
+    lossless = StreamConfig(
+        name=task_stream(model, lossless=True),
+        description=f"Lossless tasks of {model}: a full queue pushes back to the reader",
+        subjects=[tasks(model, "*", lossless=True)],
+        retention=RetentionPolicy.WORK_QUEUE,
+        storage=StorageType.FILE,
+        max_msgs=512,
+        discard=DiscardPolicy.NEW,
+        max_bytes=32 * MIB,
+        metadata={"framemesh.role": "tasks"},
+    )
+    return Stream(live), Stream(lossless)
+
+
+RESULTS = Stream(
+    StreamConfig(
+        name="RESULTS",
+        description="What the models found",
+        subjects=["inference.results.*.*"],
+        storage=StorageType.FILE,
+        max_age=DAY,
+        max_bytes=512 * MIB,
+        duplicate_window=10 * MINUTE,
+        # A fixed destination needs the source written token by token.
+        republish=RePublish(src="inference.results.*.*", dest=RESULTS_FEED),
+        allow_direct=True,
+    )
+)
+
+EVENTS = Stream(
+    StreamConfig(
+        name="EVENTS",
+        description="Event life cycle",
+        subjects=["events.*"],
+        storage=StorageType.FILE,
+        max_age=90 * DAY,
+        max_bytes=512 * MIB,
+        duplicate_window=10 * MINUTE,
+        allow_direct=True,
+    )
+)
+
+SOURCES = Stream(
+    StreamConfig(
+        name="SOURCES",
+        description="Runs of the sources: started, ended, failed, settled",
+        subjects=["sources.*"],
+        storage=StorageType.FILE,
+        max_msgs_per_subject=64,
+        max_age=90 * DAY,
+        allow_direct=True,
+    )
+)
+
+DEADLETTERS = Stream(
+    StreamConfig(
+        name="DEADLETTERS",
+        description="What could not be processed, with the reason",
+        subjects=["dead.>"],
+        storage=StorageType.FILE,
+        max_age=14 * DAY,
+        max_bytes=256 * MIB,
+        duplicate_window=10 * MINUTE,
+        allow_direct=True,
+    )
+)
+
+EVERYWHERE = (CAPTURED, RESULTS, EVENTS, SOURCES, DEADLETTERS)
+
+
+def uploader_consumer(node: str) -> Consumer:
+    """The frames of one node's spool."""
+    return _consumer(CAPTURED, f"uploader-{node}", ack_wait=10, filter_subject=captured(node))
+
+
+def router_consumer(stream: Stream) -> Consumer:
+    """Every stored frame, shared by all routers."""
+    return _consumer(stream, "router", ack_wait=10)
+
+
+def follower_consumer(model: str) -> Consumer:
+    """Results of a model that others follow, shared by all routers."""
+    return _consumer(RESULTS, f"router-{model}", ack_wait=10, filter_subject=results(model, "*"))
+
+
+def worker_consumers(model: str) -> tuple[Consumer, Consumer]:
+    """A model's live and lossless tasks, shared by all of its workers."""
+    live, lossless = task_streams(model)
+    return _consumer(live, "workers", ack_wait=10), _consumer(lossless, "workers", ack_wait=10)
+
+
+def registrator_consumer(source: str) -> Consumer:
+    """All results of one source. Its ack floor is the registrator's checkpoint, so acks are cumulative."""
+    return _consumer(
+        RESULTS,
+        f"registrator-{source}",
+        ack_wait=HOUR,
+        filter_subject=results("*", source),
+        ack_policy=AckPolicy.ALL,
+        max_ack_pending=200_000,
+    )

@@ -1,0 +1,315 @@
+"""Object detectors: pixels in, boxes out.
+
+Pictures are BGR uint8 arrays of shape [height, width, 3]. Boxes are [x1, y1, x2, y2] in pixels of the
+picture, clipped to it. A detector keeps no state between calls, so its methods may run in different threads.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from framemesh.errors import FramemeshError
+from framemesh.messages import Detection
+from framemesh.onnx import Model, Tensor
+from services.detection.labels import COCO
+
+Image = npt.NDArray[Any]
+Floats = npt.NDArray[np.floating[Any]]
+Indices = npt.NDArray[np.intp]
+Size = tuple[int, int]
+
+NMS_THRESHOLD = 0.45
+MOST = 300
+PAD = 114
+
+
+class Detector(ABC):
+    """What the detection worker needs of a model."""
+
+    name: str
+    confidence: float
+
+    @abstractmethod
+    def preprocess(self, image: Image) -> Tensor:
+        """Turn a picture into what the model takes."""
+
+    @abstractmethod
+    def infer(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Run the model: one raw output for each tensor, in order."""
+
+    @abstractmethod
+    def postprocess(self, raw: Tensor, size: Size) -> list[Detection]:
+        """Turn one raw output into detections, best first; ``size`` is the picture's (height, width)."""
+
+
+class _OnnxDetector(Detector):
+    model: Model
+
+    def infer(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Run the model once a tensor: these files have a fixed batch of one."""
+        return [self.model.run(tensor) for tensor in tensors]
+
+
+class YoloxDetector(_OnnxDetector):
+    """YOLOX-Nano (Ge et al., arXiv:2107.08430): [1, 3, 416, 416] BGR 0-255 to [1, 3549, 85]."""
+
+    name = "yolox-nano"
+    side = 416
+    strides = (8, 16, 32)
+
+    def __init__(
+        self, path: str | Path, threads: int = 1, confidence: float = 0.4, providers: list[str] | None = None
+    ) -> None:
+        self.confidence = confidence
+        self._grid, self._stride = grid(self.side, self.strides)
+        self.model = Model(
+            path,
+            takes=(1, 3, self.side, self.side),
+            gives=(1, len(self._grid), 85),
+            threads=threads,
+            providers=providers,
+        )
+
+    def preprocess(self, image: Image) -> Tensor:
+        """Letterbox to the top left; values stay 0-255."""
+        return planes(letterbox(image, self.side))
+
+    def postprocess(self, raw: Tensor, size: Size) -> list[Detection]:
+        """Decode grid offsets; score = objectness * best class, both already sigmoid."""
+        rows = raw[0]
+        keep = np.flatnonzero(rows[:, 4] > self.confidence)
+        found = rows[keep]
+        classes = found[:, 5:].argmax(axis=1)
+        scores = found[:, 4] * np.take_along_axis(found[:, 5:], classes[:, None], axis=1)[:, 0]
+        sure = scores > self.confidence
+        keep, found, classes, scores = keep[sure], found[sure], classes[sure], scores[sure]
+        stride = self._stride[keep, None]
+        centre = (found[:, :2] + self._grid[keep]) * stride
+        half = np.exp(found[:, 2:4]) * stride / 2
+        boxes = np.hstack((centre - half, centre + half)) / ratio(size, self.side)
+        return detections(boxes, scores, classes, size)
+
+
+class FastestDetDetector(_OnnxDetector):
+    """FastestDet (github.com/dog-qiuqiu/FastestDet): [1, 3, 352, 352] BGR 0-1 to [1, 85, 22, 22]."""
+
+    name = "fastestdet"
+    side = 352
+    cells = 22
+
+    def __init__(
+        self, path: str | Path, threads: int = 1, confidence: float = 0.65, providers: list[str] | None = None
+    ) -> None:
+        self.confidence = confidence
+        self._least = confidence ** (1 / 0.6)  # a class score is at most 1, so objectness below this cannot pass
+        self.model = Model(
+            path,
+            takes=(1, 3, self.side, self.side),
+            gives=(1, 85, self.cells, self.cells),
+            threads=threads,
+            providers=providers,
+        )
+
+    def preprocess(self, image: Image) -> Tensor:
+        """Resize without keeping the aspect; values 0-1."""
+        tensor = planes(cv2.resize(image, (self.side, self.side), interpolation=cv2.INTER_LINEAR))
+        tensor *= 1 / 255
+        return tensor
+
+    def postprocess(self, raw: Tensor, size: Size) -> list[Detection]:
+        """Decode cells; score = objectness^0.6 * best class^0.4."""
+        columns = raw[0].reshape(85, -1)
+        keep = np.flatnonzero(columns[0] > self._least)
+        found = columns[:, keep]
+        classes = found[5:].argmax(axis=0)
+        best = np.take_along_axis(found[5:], classes[None], axis=0)[0]
+        scores = found[0] ** 0.6 * best**0.4
+        sure = scores > self.confidence
+        keep, found, classes, scores = keep[sure], found[:, sure], classes[sure], scores[sure]
+        cell = np.stack((keep % self.cells, keep // self.cells))
+        centre = (cell + np.tanh(found[1:3])) / self.cells
+        half = 0.5 / (1 + np.exp(-found[3:5]))
+        height, width = size
+        boxes = np.vstack((centre - half, centre + half)).T * np.array([width, height, width, height])
+        return detections(boxes, scores, classes, size)
+
+
+class PeopleHogDetector(Detector):
+    """OpenCV's people detector (Dalal and Triggs, 2005: HOG and a linear SVM); needs no model file.
+
+    It finds whole, upright people who are at least 100 pixels tall in the picture scaled to ``side`` pixels
+    of width. The confidence is 1/(1+exp(-w)) of the SVM's distance w from its border: a rank from 0.5 up, not
+    a calibrated probability.
+    """
+
+    name = "people-hog"
+    side = 480
+    window = (64, 128)
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        threads: int = 1,
+        confidence: float = 0.6,
+        providers: list[str] | None = None,
+    ) -> None:
+        if not hasattr(cv2, "HOGDescriptor"):
+            raise FramemeshError(
+                f"opencv {cv2.__version__} has no people detector: "
+                'run `pip install "opencv-python-headless<5"`, or choose yolox-nano or fastestdet'
+            )
+        self.confidence = confidence
+        self._hog = cv2.HOGDescriptor()
+        self._hog.setSVMDetector(np.asarray(cv2.HOGDescriptor.getDefaultPeopleDetector()))
+
+    def preprocess(self, image: Image) -> Tensor:
+        """Scale down to at most ``side`` pixels of width; stays BGR uint8 [h, w, 3]."""
+        height, width = image.shape[:2]
+        if width <= self.side:
+            return image
+        scaled = (self.side, max(1, round(height * self.side / width)))
+        return cv2.resize(image, scaled, interpolation=cv2.INTER_LINEAR)
+
+    def infer(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Search each picture: rows of x1, y1, x2, y2 as shares of width and height, and the SVM's weight."""
+        return [self._search(tensor) for tensor in tensors]
+
+    def postprocess(self, raw: Tensor, size: Size) -> list[Detection]:
+        """Keep the sure ones, in pixels."""
+        scores = 1 / (1 + np.exp(-raw[:, 4]))
+        sure = scores > self.confidence
+        height, width = size
+        boxes = raw[sure, :4] * np.array([width, height, width, height])
+        return detections(boxes, scores[sure], np.zeros(len(boxes), dtype=np.intp), size)
+
+    def _search(self, image: Tensor) -> Tensor:
+        height, width = image.shape[:2]
+        if width < self.window[0] or height < self.window[1]:
+            return np.empty((0, 5))
+        found, weights = self._hog.detectMultiScale(image, winStride=(8, 8), padding=(8, 8), scale=1.05)
+        if not len(found):
+            return np.empty((0, 5))
+        x, y, w, h = np.asarray(found, dtype=np.float64).T
+        # The window has a margin around the person: shrink it as OpenCV's own sample peopledetect.cpp does.
+        x, y, w, h = x + 0.1 * w, y + 0.07 * h, 0.8 * w, 0.8 * h
+        return np.stack((x / width, y / height, (x + w) / width, (y + h) / height, np.ravel(weights)), axis=1)
+
+
+DETECTORS: dict[str, Callable[..., Detector]] = {
+    detector.name: detector for detector in (YoloxDetector, FastestDetDetector, PeopleHogDetector)
+}
+
+
+def build(
+    name: str,
+    path: str | Path | None = None,
+    threads: int = 1,
+    confidence: float | None = None,
+    providers: list[str] | None = None,
+) -> Detector:
+    """Give the detector of that name.
+
+    ``confidence`` None is the detector's own threshold, ``providers`` None the fastest that ONNX Runtime offers.
+    Sets the number of OpenCV's threads, which is one for the whole process. Raises FramemeshError for an
+    unknown name, for a missing file and for a file that holds another model.
+    """
+    if name not in DETECTORS:
+        close = get_close_matches(name.lower(), DETECTORS, cutoff=0.4)
+        raise FramemeshError(
+            f"there is no detector {name!r}: did you mean {' or '.join(close)}?"
+            if close
+            else f"there is no detector {name!r}: choose one of {', '.join(DETECTORS)}"
+        )
+    if path is None and DETECTORS[name] is not PeopleHogDetector:
+        raise FramemeshError(f"detector {name} needs its model file: give its path, or choose people-hog")
+    cv2.setNumThreads(threads)
+    settings = {} if confidence is None else {"confidence": confidence}
+    return DETECTORS[name](path, threads=threads, providers=providers, **settings)
+
+
+def ratio(size: Size, side: int) -> float:
+    """Give the factor from the picture to the letterboxed input."""
+    return min(side / size[0], side / size[1])
+
+
+def letterbox(image: Image, side: int) -> Image:
+    """Fit the picture into a square of ``side`` pixels, at the top left, aspect kept, the rest grey 114."""
+    height, width = image.shape[:2]
+    r = ratio((height, width), side)
+    h, w = max(1, int(height * r)), max(1, int(width * r))
+    canvas = np.full((side, side, 3), PAD, dtype=np.uint8)  # 7 us; a shared canvas would not survive threads
+    cv2.resize(image, (w, h), dst=canvas[:h, :w], interpolation=cv2.INTER_LINEAR)
+    return canvas
+
+
+def planes(image: Image) -> Tensor:
+    """Give [1, 3, h, w] float32 of [h, w, 3] uint8; 0.1 ms where ``cv2.dnn.blobFromImage`` takes 1.9 ms."""
+    height, width = image.shape[:2]
+    tensor = np.empty((1, 3, height, width), dtype=np.float32)
+    for index, plane in enumerate(cv2.split(image)):
+        tensor[0, index] = plane
+    return tensor
+
+
+def grid(side: int, strides: tuple[int, ...]) -> tuple[Floats, Floats]:
+    """Give the cell corners [n, 2] as (x, y) and the stride [n] of every cell, finest stride first."""
+    corners, steps = [], []
+    for stride in strides:
+        cells = side // stride
+        y, x = np.divmod(np.arange(cells * cells), cells)
+        corners.append(np.stack((x, y), axis=1))
+        steps.append(np.full(cells * cells, stride))
+    return np.concatenate(corners).astype(np.float32), np.concatenate(steps).astype(np.float32)
+
+
+def clip(boxes: Floats, size: Size) -> Floats:
+    """Cut boxes [n, 4] at the borders of the picture of ``size`` (height, width)."""
+    height, width = size
+    return np.clip(boxes, 0, np.array([width, height, width, height]))
+
+
+def nms(boxes: Floats, scores: Floats, classes: Indices, threshold: float = NMS_THRESHOLD) -> Indices:
+    """Greedy non-maximum suppression within each class: indices of the kept boxes, best first.
+
+    Looks at the ``MOST`` best boxes only, so that a noisy picture cannot stall the worker.
+    """
+    order = np.argsort(-scores, kind="stable")[:MOST]
+    boxes, classes = boxes[order], classes[order]
+    corner = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    side = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - corner
+    shared = np.prod(np.maximum(side, 0), axis=2)
+    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    rivals = shared > threshold * (area[:, None] + area[None, :] - shared)
+    rivals &= classes[:, None] == classes[None, :]
+    alive = np.ones(len(order), dtype=bool)
+    for index in range(len(order)):
+        if alive[index]:
+            alive[index + 1 :] &= ~rivals[index, index + 1 :]
+    return order[alive]
+
+
+def detections(boxes: Floats, scores: Floats, classes: Indices, size: Size) -> list[Detection]:
+    """Clip, suppress and name candidate boxes; what has no whole pixel inside the picture is left out.
+
+    Clips before suppression: two boxes that differ only outside the picture are one object.
+    """
+    boxes = clip(boxes, size)
+    inside = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1))
+    boxes, scores, classes = boxes[inside], scores[inside], classes[inside]
+    return [
+        Detection(
+            label=COCO[classes[index]],
+            class_id=int(classes[index]),
+            confidence=min(1.0, round(float(scores[index]), 4)),
+            box=tuple(round(float(value), 2) for value in boxes[index]),
+        )
+        for index in nms(boxes, scores, classes)
+    ]

@@ -1,0 +1,58 @@
+"""The detection worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+
+from framemesh import assets
+from framemesh.inference import Found, Image, ModelWorker, WorkerSettings
+from services.detection.decoders import PeopleHogDetector, build
+
+
+class DetectionSettings(WorkerSettings):
+    """Settings of the detection worker."""
+
+    detection_model: str = Field("yolox-nano", description="yolox-nano, fastestdet or people-hog")
+    detection_weights: str = Field("", description="Another ONNX file of the same shape, by name or path")
+    detection_confidence: float | None = Field(
+        None, ge=0, le=1, description="Least confidence; empty: the model's own"
+    )
+
+
+class DetectionInference(ModelWorker[DetectionSettings]):
+    """Objects and their boxes."""
+
+    kind = "DetectionInference"
+    settings_type = DetectionSettings
+    min_size = 416
+
+    def load(self) -> None:
+        """Find the weights and build the detector."""
+        settings = self.settings
+        self.model_name = settings.detection_model
+        path = None
+        if self.model_name != PeopleHogDetector.name:
+            weights = assets.resolve(settings.detection_weights or self.model_name)
+            self.model_sha256, path = weights.sha256, weights.path
+        self._detector = build(
+            self.model_name,
+            path,
+            settings.inference_threads,
+            settings.detection_confidence,
+            settings.onnx_providers,
+        )
+
+    def preprocess(self, image: Image) -> Any:
+        """As the detector wants it."""
+        return self._detector.preprocess(image)
+
+    def infer(self, batch: list[Any]) -> Sequence[Any]:
+        """Run the detector."""
+        return self._detector.infer(batch)
+
+    def postprocess(self, output: Any, height: int, width: int) -> Sequence[Found]:
+        """Boxes in pixels of the picture."""
+        return self._detector.postprocess(output, (height, width))

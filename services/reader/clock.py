@@ -1,0 +1,44 @@
+"""Time of a source's frames: strictly rising, whatever the source says."""
+
+from __future__ import annotations
+
+import time
+
+STEP = 0.001
+"""Seconds between frames whose own times do not rise."""
+
+
+class LiveClock:
+    """Timestamps of a camera: when its frames arrive, by a clock that never steps back."""
+
+    def __init__(self) -> None:
+        self._wall = time.time() - time.monotonic()
+        self._last = 0.0
+
+    def stamp(self, pts: float | None) -> float:
+        """Timestamp of a frame that has just arrived, seconds since the epoch."""
+        self._last = max(self._wall + time.monotonic(), self._last + STEP)
+        return self._last
+
+
+class FileClock:
+    """Timestamps of a file: its own time line, laid from the moment it was opened."""
+
+    def __init__(self, fps: float | None) -> None:
+        self.base = time.time()
+        self._step = 1 / fps if fps else 1 / 25
+        self._first: float | None = None
+        self._offset = -self._step
+
+    def stamp(self, pts: float | None) -> float:
+        """Timestamp of the next frame, seconds since the epoch."""
+        if pts is not None and self._first is None:
+            self._first = pts
+        offset = self._offset + self._step if pts is None or self._first is None else pts - self._first
+        self._offset = max(offset, self._offset + STEP, 0.0)
+        return self.base + self._offset
+
+    @property
+    def offset(self) -> float:
+        """Seconds from the beginning of the file to the last frame."""
+        return max(0.0, self._offset)

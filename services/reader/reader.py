@@ -1,0 +1,160 @@
+"""The reader: one source, many replicas, of which one holds the lease and captures."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from typing import Literal
+
+from framemesh import subjects
+from framemesh.bus import BusError
+from framemesh.errors import FramemeshError
+from framemesh.messages import Captured, Delivery, Frame, SourceState
+from framemesh.service import Service
+from framemesh.spool import Spool
+from framemesh.telemetry import new_trace, redact
+from services.reader.capture import Capture
+from services.reader.settings import ReaderSettings
+
+log = logging.getLogger(__name__)
+
+BATCH = 64
+FLOOR_SECONDS = 0.1
+PROGRESS_SECONDS = 30.0
+
+Claim = tuple[str, Frame]
+"""A spool entry and its frame."""
+
+
+class Reader(Service[ReaderSettings]):
+    """Captures one source. Ends when a file has ended; a camera is read until the reader is stopped."""
+
+    kind = "Reader"
+    settings_type = ReaderSettings
+
+    async def prepare(self) -> None:
+        """Open the spool, declare what is needed."""
+        self._spool = Spool(self.settings.spool_dir, self.settings.spool_max_mb << 20)
+        self._frames = subjects.frames_stream(self.settings.topic_stream, self.settings.frame_ttl)
+        await self.bus.declare(subjects.CAPTURED, subjects.SOURCES, self._frames)
+
+    async def run(self) -> None:
+        """Capture whenever this instance holds the source's lease, until the source has ended."""
+        while True:
+            async with self.registry.lease(f"reader-{self.settings.source_name}", self.instance) as lost:
+                if await self._capture_until(lost):
+                    return
+            log.warning("another reader has %s; standing by", self.settings.source_name)
+
+    async def _capture_until(self, lost: asyncio.Event) -> bool:
+        """Capture until the source ends (True) or the lease is lost (False)."""
+        work = asyncio.create_task(self._capture())
+        watch = asyncio.create_task(lost.wait())
+        try:
+            await asyncio.wait([work, watch], return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                await work
+                return True
+            return False
+        finally:
+            watch.cancel()
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([work])
+
+    async def _capture(self) -> None:
+        loop = asyncio.get_running_loop()
+        run = f"{int(time.time() * 1000):x}-{secrets.token_hex(2)}"
+        claims: asyncio.Queue[Claim | None] = asyncio.Queue()
+        capture = Capture(
+            self.settings,
+            run,
+            self._spool,
+            lambda entry, frame: _hand_over(loop, claims, (entry, frame)),
+        )
+        announcing = asyncio.create_task(self._announce(claims))
+        helpers = [asyncio.create_task(self._report_progress(capture))]
+        if capture.delivery is Delivery.LOSSLESS:
+            helpers.append(asyncio.create_task(self._watch_floor(capture)))
+        try:
+            await self._state(capture, "started")
+            await asyncio.to_thread(capture.run)
+            claims.put_nowait(None)
+            await announcing
+        except FramemeshError as error:
+            await self._state(capture, "failed", str(error))
+            raise
+        finally:
+            capture.stop()
+            for helper in (announcing, *helpers):
+                helper.cancel()
+        await self._state(capture, "ended")
+        log.info("%s ended after %d frames", self.settings.source_name, capture.counts.captured)
+
+    async def _announce(self, claims: asyncio.Queue[Claim | None]) -> None:
+        """Tell the uploader of new entries; while NATS is away they wait in the spool."""
+        while True:
+            batch = [await claims.get()]
+            while not claims.empty() and len(batch) < BATCH:
+                batch.append(claims.get_nowait())
+            await asyncio.gather(*(self._claim(*item) for item in batch if item))
+            if None in batch:
+                return
+
+    async def _claim(self, entry: str, frame: Frame) -> None:
+        claim = Captured(entry=entry, frame=frame)
+        try:
+            await self.bus.publish(
+                subjects.captured(self.settings.node), claim, msg_id=frame.key, trace=new_trace(), patience=5
+            )
+        except BusError as error:
+            log.warning("%s; the uploader will find the frame in the spool", error)
+
+    async def _watch_floor(self, capture: Capture) -> None:
+        """Move the window to the first frame of the run that the router has not yet accepted."""
+        router = subjects.router_consumer(self._frames)
+        subject = subjects.frames(self.settings.topic_stream, self.settings.source_name)
+        while True:
+            await asyncio.sleep(FLOOR_SECONDS)
+            try:
+                info = await self.bus.consumer_info(router)
+                floor = info.ack_floor.stream_seq if info and info.ack_floor else 0
+                first = await self.bus.at_or_after(self._frames.name, subject, floor + 1, Frame)
+                if first and first.message.run == capture.run_name:
+                    capture.window.accept(first.message.seq)
+                elif not first and (last := await self.bus.last(self._frames.name, subject, Frame)):
+                    accepted = last.message.seq + 1 if last.message.run == capture.run_name else 0
+                    capture.window.accept(accepted)
+            except Exception as error:  # the servers may be away for a while; the window stays where it is
+                log.debug("cannot look at the router's progress: %s", error)
+
+    async def _report_progress(self, capture: Capture) -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            counts = capture.counts
+            log.info("%d frames captured, %d dropped, %d corrupt", counts.captured, counts.dropped, counts.corrupt)
+
+    async def _state(
+        self, capture: Capture, state: Literal["started", "ended", "failed"], reason: str = ""
+    ) -> None:
+        name = self.settings.source_name
+        message = SourceState(
+            source=name,
+            run=capture.run_name,
+            state=state,
+            address=redact(self.settings.video_source),
+            delivery=capture.delivery,
+            frames=capture.counts.captured,
+            corrupt=capture.counts.corrupt,
+            reason=reason,
+            timestamp=time.time(),
+        )
+        await self.bus.publish(subjects.source_state(name), message, msg_id=f"{name}/{capture.run_name}/{state}")
+
+
+def _hand_over(loop: asyncio.AbstractEventLoop, claims: asyncio.Queue[Claim | None], claim: Claim) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: the uploader will find the frame in the spool
+        loop.call_soon_threadsafe(claims.put_nowait, claim)

@@ -1,0 +1,66 @@
+"""Settings of the reader."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import Field
+
+from framemesh.messages import SOURCE_PATTERN, Delivery
+from framemesh.settings import Settings
+from framemesh.spool import default_folder
+from framemesh.subjects import source_name
+from services.reader.video import ReaderKind
+
+
+class Pace(StrEnum):
+    """How fast a file is read."""
+
+    REALTIME = "realtime"
+    FAST = "fast"
+
+
+class ReaderSettings(Settings):
+    """What to read, and how. Names that start with ``video_`` are about the source."""
+
+    video_source: str = Field(
+        min_length=1, description="A file, or an address such as rtsp://user:password@host/path"
+    )
+    source: str = Field(
+        "",
+        pattern=rf"^$|{SOURCE_PATTERN[1:-1]}$",
+        description="Name of the source; made from the address when empty",
+    )
+    video_stream: int = Field(0, ge=0, description="Which of its video streams, counted from 0")
+    video_skip_frames: int = Field(0, ge=0, description="Frames left out after each one that is kept")
+    video_duration: float = Field(0.0, ge=0, description="Seconds to read; 0 for all")
+    reader_type: ReaderKind = Field("auto", description="av (anything FFmpeg reads), opencv (files) or auto")
+    pace: Pace = Field(Pace.REALTIME, description="realtime, or fast: a file as fast as the mesh takes it")
+    delivery: Delivery | None = Field(
+        None, description="live or lossless; empty: live for cameras, lossless for files"
+    )
+    jpeg_quality: int = Field(85, ge=1, le=100, description="Quality of the stored frames")
+    spool_dir: Path = Field(
+        default_factory=default_folder, description="The node's spool, shared with its uploader"
+    )
+    spool_max_mb: int = Field(256, ge=1, description="Most that may wait in the spool")
+    lossless_window: int = Field(
+        256, ge=1, description="Most frames of a lossless source on their way to the models"
+    )
+    read_timeout: float = Field(10.0, gt=0, description="Seconds after which a silent source counts as gone")
+    retry_seconds: float = Field(30.0, gt=0, description="Longest wait before a lost camera is tried again")
+
+    @property
+    def source_name(self) -> str:
+        """The source's name, one subject token."""
+        return self.source or name_from(self.video_source)
+
+
+def name_from(address: str) -> str:
+    """A name for an address: the file's stem, or host and path without user and password."""
+    scheme, separator, rest = address.partition("://")
+    if not separator or scheme == "file":
+        return source_name(Path(address).stem)
+    place = rest.split("?")[0].rpartition("@")[2]
+    return source_name(place)

@@ -1,0 +1,190 @@
+"""Keeps one source: results in, in order; events out, each exactly once, whatever dies on the way.
+
+The consumer's ack floor is the checkpoint: it never passes a result that a rule or an unfinished event still
+needs. A registrator that starts again replays from there, comes to the same events with the same ids, and finds in
+EVENTS which of their steps were told before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from framemesh import subjects
+from framemesh.bus import Bus
+from framemesh.flow import drained
+from framemesh.messages import Delivery, Event, EventState, Result, SourceState
+from framemesh.pull import Envelope, Pull
+from services.registrator.catalogue import ENDED, Catalogue, describe
+from services.registrator.evidence import EvidenceError
+from services.registrator.order import Order
+from services.registrator.proofs import Proofs
+from services.registrator.rules import Closed, Decision, RuleWatch
+
+log = logging.getLogger(__name__)
+
+BATCH = 256
+TICK = 0.2
+SETTLE_SECONDS = 0.5
+SILENCE = 5.0
+"""Seconds beyond a rule's idle time after which the silence of a camera closes what is open."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Fed:
+    timestamp: float
+    stream_seq: int
+
+
+class Keeper:
+    """One source's results, rules and events. Run it while holding the source's lease."""
+
+    def __init__(
+        self, source: str, topic: str, bus: Bus, catalogue: Catalogue, proofs: Proofs, watches: list[RuleWatch]
+    ) -> None:
+        self.source = source
+        self._topic = topic
+        self._bus = bus
+        self._catalogue = catalogue
+        self._proofs = proofs
+        self._watches = watches
+        self._order: Order[Envelope[Result]] = Order()
+        self._delivered: deque[Envelope[Result]] = deque()
+        self._fed: deque[_Fed] = deque()
+        self._proving: dict[str, asyncio.Task[None]] = {}
+        self._heard = time.monotonic()
+        self._settled = ""
+        self._looked = 0.0
+
+    async def run(self) -> None:
+        """Keep the source until cancelled."""
+        await self._catalogue.load()
+        consumer = subjects.registrator_consumer(self.source)
+        await self._bus.rewind(consumer)
+        pull = await self._bus.pull(consumer, Result, window=4 * BATCH)
+        try:
+            while True:
+                await self._turn(pull)
+        finally:
+            await pull.stop()
+            for task in self._proving.values():
+                task.cancel()
+
+    async def _turn(self, pull: Pull[Result]) -> None:
+        envelopes = await pull.batch(BATCH, wait=TICK)
+        now = time.monotonic()
+        for envelope in envelopes:
+            self._heard = now
+            self._delivered.append(envelope)
+            await self._feed(self._order.push(envelope.message, envelope, now))
+        await self._feed(self._order.due(now))
+        if not envelopes:
+            await self._close_if_silent(now)
+        await self._catalogue.save()
+        await self._checkpoint()
+        if now - self._looked > SETTLE_SECONDS and pull.idle:
+            self._looked = now
+            await self._settle_if_ended(pull)
+
+    # -- results ------------------------------------------------------------------------------------
+
+    async def _feed(self, envelopes: Iterable[Envelope[Result]]) -> None:
+        for envelope in envelopes:
+            self._fed.append(_Fed(envelope.message.timestamp, envelope.meta.stream_seq))
+            for watch in self._watches:
+                await self._decide(watch, watch.feed(envelope.message))
+
+    async def _decide(self, watch: RuleWatch, decisions: Iterable[Decision]) -> None:
+        for decision in decisions:
+            event = describe(decision.event, watch.rule.name)
+            await self._catalogue.tell(event, EventState.CREATED)
+            if isinstance(decision, Closed):
+                await self._close(watch, event)
+
+    async def _close(self, watch: RuleWatch, event: Event) -> None:
+        told = await self._catalogue.tell(event, EventState.PENDING)
+        if told.state not in ENDED and event.id not in self._proving:
+            self._proving[event.id] = asyncio.create_task(self._prove(watch, event))
+
+    async def _close_if_silent(self, now: float) -> None:
+        """Event time stands still when a camera dies: let the clock on the wall close what is open."""
+        state = await self._state() if self._catalogue.unfinished() else None
+        if state is None or state.delivery is not Delivery.LIVE:
+            return
+        for watch in self._watches:
+            if now - self._heard > watch.rule.idle_s + SILENCE:
+                await self._decide(watch, watch.finish())
+
+    # -- evidence -----------------------------------------------------------------------------------
+
+    async def _prove(self, watch: RuleWatch, event: Event) -> None:
+        try:
+            event = await self._proofs.make(event, watch.rule)
+            await self._catalogue.tell(event, EventState.DONE)
+            event = await self._proofs.store(event)
+            await self._catalogue.tell(event, EventState.FINISHED)
+        except EvidenceError as error:
+            await self._catalogue.tell(event, EventState.ERROR, str(error))
+        except Exception as error:
+            log.exception("evidence of event %s", event.id)
+            await self._catalogue.tell(event, EventState.ERROR, f"{type(error).__name__}: {error}")
+        finally:
+            del self._proving[event.id]
+
+    # -- checkpoint ---------------------------------------------------------------------------------
+
+    async def _checkpoint(self) -> None:
+        """Ack all that no rule, no unfinished event and no gap still needs."""
+        horizon = self._horizon()
+        while self._fed and self._fed[0].timestamp < horizon:
+            self._fed.popleft()
+        needed = [fed.stream_seq for fed in self._fed]
+        needed += [envelope.meta.stream_seq for envelope in self._order.waiting()]
+        floor = min(needed, default=float("inf"))
+        last: Envelope[Result] | None = None
+        while self._delivered and self._delivered[0].meta.stream_seq < floor:
+            last = self._delivered.popleft()
+        if last:
+            await last.ack()
+            self._catalogue.forget_before(last.message.timestamp - 1)
+
+    def _horizon(self) -> float:
+        horizons = [watch.horizon for watch in self._watches if watch.horizon is not None]
+        horizons += [event.start for event in self._catalogue.unfinished()]
+        return min(horizons, default=float("inf"))
+
+    # -- end of a run -------------------------------------------------------------------------------
+
+    async def _state(self) -> SourceState | None:
+        subject = subjects.source_state(self.source)
+        stored = await self._bus.last(subjects.SOURCES.name, subject, SourceState)
+        return stored.message if stored else None
+
+    async def _settle_if_ended(self, pull: Pull[Result]) -> None:
+        """When the source has ended and all of its results are in: close what is open, wait for the evidence."""
+        state = await self._state()
+        if state is None or state.state not in {"ended", "failed"} or state.run == self._settled:
+            return
+        if not await drained(self._bus, self._topic, state) or not await self._all_read(pull):
+            return
+        await self._feed(self._order.flush())
+        for watch in self._watches:
+            await self._decide(watch, watch.finish())
+        if not self._proving and not self._catalogue.unfinished():
+            await self._settle(state)
+
+    async def _all_read(self, pull: Pull[Result]) -> bool:
+        info = await self._bus.consumer_info(pull.consumer)
+        return bool(info and not info.num_pending and pull.idle)
+
+    async def _settle(self, state: SourceState) -> None:
+        settled = state.model_copy(update={"state": "settled", "timestamp": time.time()})
+        await self._bus.publish(
+            subjects.source_state(self.source), settled, msg_id=f"{self.source}/{state.run}/settled"
+        )
+        self._settled = state.run
+        log.info("%s: every result of run %s is accounted for", self.source, state.run)

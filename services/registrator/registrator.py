@@ -1,0 +1,91 @@
+"""The registrator: any number of replicas, each source kept by the one that holds its lease."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import abstractmethod
+
+from framemesh import subjects
+from framemesh.events import EventStore
+from framemesh.service import Service
+from services.registrator.catalogue import Catalogue
+from services.registrator.evidence import pick_encoder
+from services.registrator.keeper import Keeper
+from services.registrator.proofs import Proofs
+from services.registrator.rules import RuleWatch
+from services.registrator.settings import RegistratorSettings
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.5
+
+
+class AbstractEventRegistrator(Service[RegistratorSettings]):
+    """Keeps sources: leases, order, catalogue and evidence. What makes an event is for ``watches`` to say."""
+
+    kind = "Registrator"
+    settings_type = RegistratorSettings
+
+    @abstractmethod
+    def watches(self, source: str) -> list[RuleWatch]:
+        """New watches, with nothing seen, for one source."""
+
+    async def prepare(self) -> None:
+        """Declare streams, find the encoder, open the bucket."""
+        pick_encoder(self.settings.video_encoder or None)
+        frames = subjects.frames_stream(self.settings.topic_stream, self.settings.frame_ttl)
+        await self.bus.declare(frames, subjects.RESULTS, subjects.EVENTS, subjects.SOURCES)
+        self._proofs = Proofs(self.settings, self.bus)
+        self._store = EventStore(self.registry.redis)
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Keep every source that nobody else keeps."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                for source in await self._sources():
+                    task = self._keepers.get(source)
+                    if task is None or task.done():
+                        self._keepers[source] = group.create_task(self._keep(source))
+                await asyncio.sleep(LOOK_SECONDS)
+
+    async def finish(self) -> None:
+        """Close the store's connections."""
+        await self._proofs.close()
+
+    async def _sources(self) -> list[str]:
+        info = await self.bus.stream_info(subjects.SOURCES.name, subjects.source_state("*"))
+        return sorted(subject.partition(".")[2] for subject in (info.state.subjects if info else None) or {})
+
+    async def _keep(self, source: str) -> None:
+        try:
+            async with self.registry.lease(f"registrator-{source}", self.instance) as lost:
+                keeper = asyncio.create_task(self._keeper(source).run())
+                watch = asyncio.create_task(lost.wait())
+                try:
+                    await asyncio.wait([keeper, watch], return_when=asyncio.FIRST_COMPLETED)
+                    if keeper.done():
+                        await keeper
+                finally:
+                    keeper.cancel()
+                    watch.cancel()
+                    await asyncio.wait([keeper])
+        except asyncio.CancelledError:
+            raise
+        except Exception:  # one source's trouble is not the others'; the ack floor lets it go on where it was
+            log.exception("%s: begins again from its checkpoint", source)
+            await asyncio.sleep(1)
+
+    def _keeper(self, source: str) -> Keeper:
+        catalogue = Catalogue(source, self.bus, self._store)
+        topic = self.settings.topic_stream
+        return Keeper(source, topic, self.bus, catalogue, self._proofs, self.watches(source))
+
+
+class BasicEventRegistrator(AbstractEventRegistrator):
+    """Events by the rules of the settings."""
+
+    def watches(self, source: str) -> list[RuleWatch]:
+        """One watch for each rule."""
+        return [RuleWatch(rule) for rule in self.settings.event_rules]

@@ -1,0 +1,7 @@
+"""``python -m services.router``."""
+
+from framemesh.service import main
+from services.router.router import Router
+
+if __name__ == "__main__":
+    main(Router)

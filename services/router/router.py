@@ -1,0 +1,181 @@
+"""The router: stateless, any number of replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import TypeVar
+
+from prometheus_client import Counter
+from pydantic import Field
+from redis.exceptions import RedisError
+
+from framemesh import subjects
+from framemesh.bus import QueueFull
+from framemesh.messages import Delivery, Frame, Message, Result, Task
+from framemesh.pull import Envelope
+from framemesh.service import Service
+from framemesh.settings import Settings
+from framemesh.telemetry import child_trace
+from services.router.routes import Route, Routes, follow_tasks, for_source, frame_tasks
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=Message)
+
+BATCH = 64
+LOOK_SECONDS = 1.0
+FULL_SECONDS = 0.02
+
+TASKS = Counter("framemesh_tasks_total", "Tasks accepted by a model's queue", ["model", "delivery"])
+UNROUTED = Counter("framemesh_unrouted_total", "Live frames that no live model was there for")
+
+
+class RouterSettings(Settings):
+    """Settings of the router."""
+
+    routes: Routes = Field(
+        {},
+        description="Models by source as JSON, e.g. "
+        '{"*": ["DetectionInference"], "door": [{"model": "DetectionInference", "stride": 5}]}; '
+        "a source without routes goes to every live model",
+    )
+
+
+class Router(Service[RouterSettings]):
+    """Takes claim checks from FRAMES and gives tasks to the models' queues; acks when these have accepted them."""
+
+    kind = "Router"
+    settings_type = RouterSettings
+
+    async def prepare(self) -> None:
+        """Declare the streams, find the models that are alive."""
+        self._live: set[str] = set()
+        self._declared: set[str] = set()
+        self._lossless: dict[str, asyncio.Queue[Envelope[Frame]]] = {}
+        self._frames = subjects.frames_stream(self.settings.topic_stream, self.settings.frame_ttl)
+        await self.bus.declare(self._frames, subjects.RESULTS)
+        for route in self._all_routes():
+            await self._declare(route.model)
+        await self._look()
+        self._warn_of_unknown()
+
+    async def run(self) -> None:
+        """Route until cancelled."""
+        followed = {route.follows for route in self._all_routes() if route.follows}
+        async with asyncio.TaskGroup() as self._group:
+            self._group.create_task(self._looking())
+            self._group.create_task(self._routing())
+            for model in sorted(followed):
+                self._group.create_task(self._following(model))
+
+    # -- who is alive -------------------------------------------------------------------------------
+
+    def _all_routes(self) -> Iterable[Route]:
+        return (route for routes in self.settings.routes.values() for route in routes)
+
+    async def _looking(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            await self._look()
+
+    async def _look(self) -> None:
+        try:
+            alive = {beat.kind for beat in await self.registry.alive() if beat.model}
+        except RedisError as error:  # what was alive a moment ago is the best guess
+            log.warning("Redis does not answer: %s", error)
+            return
+        for model in sorted(alive - self._live):
+            log.info("%s is alive", model)
+            await self._declare(model)
+        for model in sorted(self._live - alive):
+            log.warning("%s is not alive any more", model)
+        self._live = alive
+
+    async def _declare(self, model: str) -> None:
+        if model not in self._declared:
+            await self.bus.declare(*subjects.task_streams(model))
+            self._declared.add(model)
+
+    def _warn_of_unknown(self) -> None:
+        for model in sorted({route.model for route in self._all_routes()} - self._live):
+            log.warning(
+                "setting routes names %s, of which no worker is alive yet (alive: %s)",
+                model,
+                ", ".join(sorted(self._live)) or "none",
+            )
+
+    # -- frames -------------------------------------------------------------------------------------
+
+    async def _routing(self) -> None:
+        pull = await self.bus.pull(subjects.router_consumer(self._frames), Frame, window=8 * BATCH)
+        async for envelopes in pull.batches(BATCH):
+            live = [item for item in envelopes if item.message.delivery is Delivery.LIVE]
+            await asyncio.gather(*(self._route_live(item) for item in live))
+            for item in envelopes:
+                if item.message.delivery is Delivery.LOSSLESS:
+                    self._lane(item.message.source).put_nowait(item)
+
+    async def _route_live(self, envelope: Envelope[Frame]) -> None:
+        async with self.bus.settling(envelope):
+            tasks = self._tasks(envelope.message)
+            if not tasks:
+                UNROUTED.inc()
+            await asyncio.gather(*(self._give(task, envelope) for task in tasks))
+
+    def _tasks(self, frame: Frame) -> list[Task]:
+        return frame_tasks(frame, for_source(self.settings.routes, frame.source), self._live)
+
+    def _lane(self, source: str) -> asyncio.Queue[Envelope[Frame]]:
+        """Lossless frames wait in a lane of their own, so that a full queue holds up no camera and no other file.
+
+        The reader's window bounds what can wait here.
+        """
+        if source not in self._lossless:
+            lane: asyncio.Queue[Envelope[Frame]] = asyncio.Queue()
+            self._lossless[source] = lane
+            self._group.create_task(self._route_lossless(lane))
+        return self._lossless[source]
+
+    async def _route_lossless(self, lane: asyncio.Queue[Envelope[Frame]]) -> None:
+        while True:
+            envelopes = [await lane.get()]
+            while not lane.empty() and len(envelopes) < BATCH:
+                envelopes.append(lane.get_nowait())
+            await asyncio.gather(*(self._route_one_lossless(item) for item in envelopes))
+
+    async def _route_one_lossless(self, envelope: Envelope[Frame]) -> None:
+        async with self.bus.settling(envelope):
+            while not self._live and for_source(self.settings.routes, envelope.message.source) is None:
+                await asyncio.sleep(LOOK_SECONDS / 4)
+            await asyncio.gather(*(self._give(task, envelope) for task in self._tasks(envelope.message)))
+
+    # -- results that others follow -----------------------------------------------------------------
+
+    async def _following(self, model: str) -> None:
+        pull = await self.bus.pull(subjects.follower_consumer(model), Result, window=8 * BATCH)
+        async for envelopes in pull.batches(BATCH):
+            await asyncio.gather(*(self._follow(item) for item in envelopes))
+
+    async def _follow(self, envelope: Envelope[Result]) -> None:
+        async with self.bus.settling(envelope):
+            routes = for_source(self.settings.routes, envelope.message.source)
+            tasks = follow_tasks(envelope.message, routes)
+            await asyncio.gather(*(self._give(task, envelope) for task in tasks))
+
+    # -- tasks --------------------------------------------------------------------------------------
+
+    async def _give(self, task: Task, envelope: Envelope[M]) -> None:
+        """Put a task into its model's queue; a full lossless queue is waited for, and so pushes back."""
+        lossless = task.delivery is Delivery.LOSSLESS
+        subject = subjects.tasks(task.model, task.source, lossless=lossless)
+        trace = child_trace(envelope.trace)
+        while True:
+            try:
+                await self.bus.publish(subject, task, msg_id=task.task_key, trace=trace)
+            except QueueFull:
+                await asyncio.sleep(FULL_SECONDS)
+            else:
+                TASKS.labels(task.model, task.delivery).inc()
+                return

@@ -1,0 +1,123 @@
+"""The uploader: spool to SeaweedFS, in order, then the claim check on FRAMES."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from framemesh import subjects
+from framemesh.blobs import BlobStore
+from framemesh.messages import Captured, Frame
+from framemesh.pull import Envelope, Pull
+from framemesh.service import Service
+from framemesh.settings import Settings
+from framemesh.spool import Spool, SpoolError, default_folder
+from framemesh.telemetry import child_trace
+
+log = logging.getLogger(__name__)
+
+BATCH = 16
+RESCAN_SECONDS = 2.0
+
+
+class UploaderSettings(Settings):
+    """Settings of the uploader."""
+
+    spool_dir: Path = Field(
+        default_factory=default_folder, description="The node's spool, shared with its readers"
+    )
+
+
+@dataclass
+class Entry:
+    """A spool entry on its way; ``envelope`` is None for one that was found in the folder."""
+
+    name: str
+    frame: Frame
+    jpeg: bytes
+    envelope: Envelope[Captured] | None = None
+
+
+class Uploader(Service[UploaderSettings]):
+    """Stores the frames of this node. One uploader a node is enough; a second one does no harm."""
+
+    kind = "Uploader"
+    settings_type = UploaderSettings
+
+    async def prepare(self) -> None:
+        """Open the spool and the store, declare where claim checks go."""
+        self._spool = Spool(self.settings.spool_dir)
+        self._blobs = BlobStore(
+            self.settings.master_url, volume_url=self.settings.volume_url, ttl=self.settings.ttl_bucket
+        )
+        self._frames = subjects.frames_stream(self.settings.topic_stream, self.settings.frame_ttl)
+        await self.bus.declare(self._frames)
+
+    async def run(self) -> None:
+        """Upload what a crash left behind, then what is captured; look into the folder whenever it is quiet."""
+        consumer = subjects.uploader_consumer(self.settings.node)
+        pull: Pull[Captured] = await self.bus.pull(consumer, Captured, window=4 * BATCH)
+        await self._rescan(older_than=0)
+        while True:
+            envelopes = await pull.batch(BATCH, wait=RESCAN_SECONDS)
+            if envelopes:
+                await self._upload([entry for item in envelopes if (entry := await self._open(item))])
+            else:
+                # Claims that were lost with the server's memory still lie in the folder.
+                await self._rescan(older_than=RESCAN_SECONDS)
+
+    async def finish(self) -> None:
+        """Close the store's connections."""
+        await self._blobs.close()
+
+    async def _rescan(self, *, older_than: float) -> None:
+        names = self._spool.names(older_than=older_than)
+        if names:
+            log.info("%d frames were left in the spool", len(names))
+        for begin in range(0, len(names), BATCH):
+            entries = [self._read(name) for name in names[begin : begin + BATCH]]
+            await self._upload([entry for entry in entries if entry])
+
+    def _read(self, name: str) -> Entry | None:
+        try:
+            frame, jpeg = self._spool.read(name)
+        except FileNotFoundError:  # it was uploaded before
+            return None
+        except SpoolError as error:
+            log.error("spool entry %s is dropped: %s", name, error)
+            self._spool.remove(name)
+            return None
+        return Entry(name, frame, jpeg)
+
+    async def _open(self, envelope: Envelope[Captured]) -> Entry | None:
+        entry = self._read(envelope.message.entry)
+        if entry is None:
+            await envelope.ack()
+            return None
+        entry.envelope = envelope
+        return entry
+
+    async def _upload(self, entries: list[Entry]) -> None:
+        """Store a batch together, announce it in order, then let go of it."""
+        urls = await asyncio.gather(*(self._blobs.put_patiently(entry.jpeg) for entry in entries))
+        frames = [entry.frame.model_copy(update={"url": url}) for entry, url in zip(entries, urls, strict=True)]
+        traces = [entry.envelope.trace if entry.envelope else None for entry in entries]
+        await asyncio.gather(*(self._announce(frame, trace) for frame, trace in zip(frames, traces, strict=True)))
+        for entry in entries:
+            self._spool.remove(entry.name)
+            if entry.envelope:
+                await entry.envelope.ack()
+
+    async def _announce(self, frame: Frame, trace: str | None) -> None:
+        # A stored frame without a claim check would be lost: wait for JetStream however long it takes.
+        await self.bus.publish(
+            subjects.frames(self.settings.topic_stream, frame.source),
+            frame,
+            msg_id=frame.key,
+            trace=child_trace(trace),
+            patience=float("inf"),
+        )

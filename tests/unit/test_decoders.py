@@ -1,0 +1,425 @@
+"""Detectors and the classifier without their weights, and what the ONNX layer says of files that do not fit."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from framemesh import onnx
+from framemesh.errors import FramemeshError
+from framemesh.messages import Box, Detection
+from services.classification import decoder
+from services.classification.decoder import Classifier
+from services.detection import decoders
+from services.detection.decoders import (
+    FastestDetDetector,
+    PeopleHogDetector,
+    YoloxDetector,
+    build,
+    clip,
+    detections,
+    letterbox,
+    nms,
+    planes,
+    ratio,
+)
+from services.detection.labels import COCO
+
+Array = npt.NDArray[Any]
+FLOAT, FLOAT16 = 1, 10
+
+sizes = st.tuples(st.integers(1, 900), st.integers(1, 900))
+corners = st.floats(-200, 1000, width=32)
+lengths = st.floats(0, 600, width=32)
+
+
+@st.composite
+def candidates(draw: st.DrawFn) -> tuple[Array, Array, Array]:
+    """Boxes [n, 4] (some outside the picture), scores and classes."""
+    count = draw(st.integers(0, 12))
+    rows = draw(
+        st.lists(st.tuples(corners, corners, lengths, lengths), min_size=count, max_size=count).map(
+            lambda found: [(x, y, x + w, y + h) for x, y, w, h in found]
+        )
+    )
+    scores = draw(st.lists(st.floats(1 / 64, 1, width=32), min_size=count, max_size=count))
+    classes = draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))
+    return np.array(rows, dtype=float).reshape(-1, 4), np.array(scores), np.array(classes, dtype=np.intp)
+
+
+def iou(a: Box | Array, b: Box | Array) -> float:
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    shared = width * height
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+    return float(shared / union) if union else 0.0
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (decoders, decoder):
+        monkeypatch.setattr(module, "Model", lambda *_, **__: None)
+
+
+# ── the ONNX layer, on model files written by hand ───────────────────────────────────────────────
+
+
+def _field(number: int, value: bytes | int) -> bytes:
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value)
+    return _varint(number << 3 | 2) + _varint(len(value)) + value
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _value(name: bytes, shape: tuple[int | str, ...], kind: int) -> bytes:
+    dims = b"".join(_field(1, _field(1, d) if isinstance(d, int) else _field(2, d.encode())) for d in shape)
+    return _field(1, name) + _field(2, _field(1, _field(1, kind) + _field(2, dims)))
+
+
+def identity(path: Path, shape: tuple[int | str, ...], kind: int = FLOAT) -> Path:
+    """Write an ONNX model that gives back its input."""
+    node = _field(1, b"x") + _field(2, b"y") + _field(4, b"Identity")
+    values = _field(11, _value(b"x", shape, kind)) + _field(12, _value(b"y", shape, kind))
+    graph = _field(1, node) + _field(2, b"graph") + values
+    path.write_bytes(_field(1, 8) + _field(8, _field(1, b"") + _field(2, 13)) + _field(7, graph))
+    return path
+
+
+def test_a_model_runs_on_the_cpu(tmp_path: Path) -> None:
+    model = onnx.Model(identity(tmp_path / "m.onnx", (1, 4)), takes=(1, 4), gives=(1, 4))
+    tensor = np.arange(4, dtype=np.float32)[None]
+    assert model.run(tensor).tolist() == tensor.tolist()
+    assert model.provider == onnx.CPU
+
+
+def test_a_dynamic_dimension_fits_any_number(tmp_path: Path) -> None:
+    onnx.Model(identity(tmp_path / "m.onnx", ("N", 4)), takes=(1, 4), gives=(1, 4))
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "found"),
+    [
+        ((1, 5), FLOAT, "tensor(float)[1, 5]"),
+        ((4,), FLOAT, "tensor(float)[4]"),
+        ((1, 4), FLOAT16, "tensor(float16)[1, 4]"),
+    ],
+)
+def test_another_model_is_named_with_what_it_is(
+    tmp_path: Path, shape: tuple[int, ...], kind: int, found: str
+) -> None:
+    path = identity(tmp_path / "m.onnx", shape, kind)
+    with pytest.raises(FramemeshError) as error:
+        onnx.Model(path, takes=(1, 4), gives=(1, 4))
+    assert str(path) in str(error.value)
+    assert f"found {found}" in str(error.value)
+
+
+def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "cut.onnx"
+    path.write_bytes(b"not a model")
+    with pytest.raises(FramemeshError, match=r"cut\.onnx does not load .*assets pull"):
+        onnx.open_session(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FramemeshError, match=r"gone\.onnx does not exist"):
+        onnx.open_session(tmp_path / "gone.onnx")
+
+
+def test_providers_are_the_fastest_that_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [onnx.CPU])
+    assert onnx.providers() == [onnx.CPU]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [onnx.CPU, onnx.CUDA, onnx.TENSORRT])
+    assert onnx.providers() == [onnx.TENSORRT, onnx.CUDA, onnx.CPU]
+    assert onnx.providers(["cuda"]) == [onnx.CUDA, onnx.CPU]
+    assert onnx.providers(["cpu"]) == [onnx.CPU]
+    assert onnx.providers([onnx.CUDA, "cuda", "CUDA"]) == [onnx.CUDA, onnx.CPU]
+
+
+def test_a_gpu_that_does_not_load_costs_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if onnx.CUDA in ort.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    offered = [onnx.TENSORRT, onnx.CUDA, onnx.CPU]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: offered)
+    with caplog.at_level(logging.INFO):
+        session = onnx.open_session(identity(tmp_path / "m.onnx", (1, 4)))
+    assert session.get_providers() == [onnx.CPU]
+    assert [record.message for record in caplog.records] == [
+        f"m.onnx runs on {onnx.CPU}: {onnx.TENSORRT} did not load"
+    ]
+
+
+def test_the_cpu_costs_no_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    onnx.open_session(identity(tmp_path / "m.onnx", (1, 4)), providers=["cpu"])
+    assert not caplog.records
+
+
+# ── building ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("yolo-nano", "yolox-nano"), ("HOG-people", "choose one of|people-hog"), ("?", "people-hog")],
+)
+def test_an_unknown_detector_gets_a_hint(name: str, hint: str) -> None:
+    with pytest.raises(FramemeshError, match=hint):
+        build(name)
+
+
+def test_a_detector_with_weights_needs_a_path() -> None:
+    with pytest.raises(FramemeshError, match="yolox-nano needs its model file"):
+        build("yolox-nano")
+
+
+def test_build_sets_the_threshold_only_when_asked() -> None:
+    assert build("people-hog", confidence=0.9).confidence == 0.9
+    assert build("people-hog").confidence == 0.6
+
+
+def test_opencv_5_has_no_people_detector(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(cv2, "HOGDescriptor")
+    with pytest.raises(FramemeshError, match="opencv-python-headless<5"):
+        build("people-hog")
+
+
+def test_there_are_80_labels() -> None:
+    assert len(set(COCO)) == 80
+    assert (COCO[0], COCO[39], COCO[79]) == ("person", "bottle", "toothbrush")
+
+
+# ── letterbox and suppression ────────────────────────────────────────────────────────────────────
+
+
+@given(size=sizes, side=st.sampled_from([64, 416]))
+def test_letterbox_keeps_the_aspect_and_pads_with_114(size: tuple[int, int], side: int) -> None:
+    height, width = size
+    out = letterbox(np.full((height, width, 3), 7, np.uint8), side)
+    r = ratio(size, side)
+    h, w = max(1, int(height * r)), max(1, int(width * r))
+    assert out.shape == (side, side, 3)
+    assert max(h, w) >= side - 1
+    assert (out[:h, :w] == 7).all()
+    assert (out[h:] == 114).all()
+    assert (out[:, w:] == 114).all()
+
+
+def test_planes_are_the_channels() -> None:
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    tensor = planes(image)
+    assert tensor.dtype == np.float32
+    assert (tensor[0] == image.transpose(2, 0, 1)).all()
+
+
+@given(found=candidates())
+def test_suppression_leaves_no_overlap_within_a_class_and_is_idempotent(
+    found: tuple[Array, Array, Array],
+) -> None:
+    boxes, scores, classes = found
+    kept = nms(boxes, scores, classes)
+    for place, a in enumerate(kept):
+        for b in kept[place + 1 :]:
+            assert classes[a] != classes[b] or iou(boxes[a], boxes[b]) <= 0.45 + 1e-9
+    assert list(scores[kept]) == sorted(scores[kept], reverse=True)
+    again = nms(boxes[kept], scores[kept], classes[kept])
+    assert list(again) == list(range(len(kept)))
+
+
+@given(found=candidates())
+def test_what_is_suppressed_overlaps_a_better_box_of_its_class(found: tuple[Array, Array, Array]) -> None:
+    boxes, scores, classes = found
+    kept = set(nms(boxes, scores, classes).tolist())
+    for lost in set(range(len(boxes))) - kept:
+        assert any(
+            classes[lost] == classes[best]
+            and scores[best] >= scores[lost]
+            and iou(boxes[lost], boxes[best]) > 0.45 - 1e-9
+            for best in kept
+        )
+
+
+def test_suppression_looks_at_the_best_only() -> None:
+    boxes = np.array([[i * 20.0, 0, i * 20 + 10, 10] for i in range(400)])
+    assert len(nms(boxes, np.linspace(0.1, 1, 400), np.zeros(400, dtype=np.intp))) == decoders.MOST
+
+
+@given(found=candidates(), size=sizes)
+def test_detections_lie_inside_the_picture(found: tuple[Array, Array, Array], size: tuple[int, int]) -> None:
+    height, width = size
+    for detection in detections(*found, size):
+        x1, y1, x2, y2 = detection.box
+        assert 0 <= x1 < x2 <= width
+        assert 0 <= y1 < y2 <= height
+        assert detection.label == COCO[detection.class_id]
+
+
+def test_clip_cuts_at_the_borders() -> None:
+    assert clip(np.array([[-5.0, -5, 700, 500]]), (432, 640)).tolist() == [[0, 0, 640, 432]]
+
+
+# ── decoding ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def yolox_raw(box: Box, size: tuple[int, int], row: int, stride: int, cells: int) -> Array:
+    """One candidate, written as the model would: in the cell of its centre, in the row of its stride."""
+    x1, y1, x2, y2 = (value * ratio(size, 416) for value in box)
+    cx, cy = (x1 + x2) / 2 / stride, (y1 + y2) / 2 / stride
+    raw = np.zeros((1, 3549, 85), dtype=np.float32)
+    place = row + min(int(cy), cells - 1) * cells + min(int(cx), cells - 1)
+    gx, gy = (place - row) % cells, (place - row) // cells
+    raw[0, place, :5] = (
+        cx - gx,
+        cy - gy,
+        math.log((x2 - x1) / stride),
+        math.log((y2 - y1) / stride),
+        0.9,
+    )
+    raw[0, place, 5 + 39] = 0.8
+    return raw
+
+
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize(("row", "stride", "cells"), [(0, 8, 52), (2704, 16, 26), (3380, 32, 13)])
+@pytest.mark.parametrize("size", [(432, 768), (768, 432), (200, 200), (1080, 1920)])
+def test_yolox_decodes_a_box_of_every_stride(row: int, stride: int, cells: int, size: tuple[int, int]) -> None:
+    height, width = size
+    box = (width * 0.2, height * 0.3, width * 0.6, height * 0.9)
+    (found,) = YoloxDetector("").postprocess(yolox_raw(box, size, row, stride, cells), size)
+    assert found.box == pytest.approx(box, abs=0.1)
+    assert (found.label, found.class_id) == ("bottle", 39)
+    assert found.confidence == pytest.approx(0.72, abs=1e-4)
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_yolox_drops_what_is_unsure() -> None:
+    raw = yolox_raw((10, 10, 100, 100), (200, 200), 0, 8, 52)
+    detector = YoloxDetector("", confidence=0.73)
+    assert detector.postprocess(raw, (200, 200)) == []
+    assert detector.postprocess(np.zeros_like(raw), (200, 200)) == []
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_yolox_input_is_bgr_0_to_255_at_the_top_left() -> None:
+    image = np.zeros((100, 200, 3), np.uint8)
+    image[..., 0] = 255
+    tensor = YoloxDetector("").preprocess(image)
+    assert tensor.shape == (1, 3, 416, 416)
+    assert tensor[0, :, 0, 0].tolist() == [255, 0, 0]
+    assert tensor[0, :, 415, 415].tolist() == [114, 114, 114]
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_fastestdet_decodes_a_cell() -> None:
+    raw = np.zeros((1, 85, 22, 22), dtype=np.float32)
+    raw[0, :5, 7, 10] = (1, math.atanh(0.5), math.atanh(0.25), 0, math.log(0.25 / 0.75))
+    raw[0, 5 + 15, 7, 10] = 0.9
+    (found,) = FastestDetDetector("").postprocess(raw, (220, 440))
+    cx, cy = 10.5 * 20, 7.25 * 10
+    assert found.label == "cat"
+    assert found.confidence == pytest.approx(0.9**0.4, abs=1e-4)
+    assert found.box == pytest.approx((cx - 110, cy - 27.5, cx + 110, cy + 27.5), abs=0.01)
+    assert FastestDetDetector("", confidence=0.97).postprocess(raw, (220, 440)) == []
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_fastestdet_input_is_0_to_1() -> None:
+    tensor = FastestDetDetector("").preprocess(np.full((10, 20, 3), 255, np.uint8))
+    assert tensor.shape == (1, 3, 352, 352)
+    assert np.allclose(tensor, 1)
+
+
+# ── people-hog ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_hog_scales_wide_pictures_down_and_leaves_small_ones() -> None:
+    detector = PeopleHogDetector()
+    assert detector.preprocess(np.zeros((1080, 1920, 3), np.uint8)).shape == (270, 480, 3)
+    assert detector.preprocess(np.zeros((144, 176, 3), np.uint8)).shape == (144, 176, 3)
+
+
+@pytest.mark.parametrize("shape", [(300, 400, 3), (1, 1, 3), (127, 400, 3), (400, 63, 3)])
+def test_hog_finds_nobody_in_grey(shape: tuple[int, int, int]) -> None:
+    detector = PeopleHogDetector()
+    (raw,) = detector.infer([detector.preprocess(np.full(shape, 90, np.uint8))])
+    assert detector.postprocess(raw, shape[:2]) == []
+
+
+def test_hog_weight_becomes_a_confidence() -> None:
+    raw = np.array([[0.1, 0.2, 0.5, 0.8, 2.0], [0.6, 0.2, 0.9, 0.8, 0.1]])
+    assert PeopleHogDetector().postprocess(raw, (100, 200)) == [
+        Detection(label="person", class_id=0, confidence=0.8808, box=(20, 20, 100, 80))
+    ]
+
+
+# ── the classifier ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    path = tmp_path / "labels.txt"
+    path.write_text("".join(f"{i},name {i}, other name\n" for i in range(1000)), encoding="utf-8")
+    return path
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_the_classifier_crops_the_centre_and_subtracts_the_mean(labels: Path) -> None:
+    image = np.zeros((256, 512, 3), np.uint8)
+    image[16:240, 144:368] = 200  # what is left after the crop
+    tensor = Classifier("", labels).preprocess(image)
+    assert tensor.shape == (1, 3, 224, 224)
+    assert tensor.dtype == np.float16
+    assert [np.unique(plane).tolist() for plane in tensor[0]] == [[96], [83], [77]]
+
+
+@pytest.mark.usefixtures("no_weights")
+@given(size=sizes)
+def test_the_classifier_takes_any_size(size: tuple[int, int]) -> None:
+    tensor = Classifier.preprocess(object.__new__(Classifier), np.zeros((*size, 3), np.uint8))
+    assert tensor.shape == (1, 3, 224, 224)
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_the_classifier_gives_the_best_first(labels: Path) -> None:
+    raw = np.zeros((1, 1000, 1, 1), dtype=np.float16)
+    for index, score in ((5, 0.5), (7, 0.25), (9, 0.125), (11, 0.0625), (13, 0.03125)):
+        raw[0, index] = score
+    found = Classifier("", labels).postprocess(raw, (10, 10), region=2)
+    assert [(c.label, c.class_id, c.confidence, c.region) for c in found] == [
+        ("name 5", 5, 0.5, 2),
+        ("name 7", 7, 0.25, 2),
+        ("name 9", 9, 0.125, 2),
+    ]
+    assert [c.class_id for c in Classifier("", labels, top=9).postprocess(raw, (10, 10))] == [5, 7, 9, 11]
+    assert Classifier("", labels, confidence=0.6).postprocess(raw, (10, 10)) == []
+
+
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("tench\n", "not lines of 'index,name'"), ("0\n", "not lines of"), ("0,tench\n", "must name the classes")],
+)
+def test_a_wrong_labels_file_is_named(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(FramemeshError, match=rf"labels\.txt .*{complaint}"):
+        Classifier("", path)
+    with pytest.raises(FramemeshError, match=r"gone\.txt cannot be read"):
+        Classifier("", tmp_path / "gone.txt")
