@@ -40,7 +40,7 @@ class ClassificationInference(ModelWorker[ClassificationSettings]):
             threads=settings.inference_threads,
             top=settings.classification_top,
             confidence=settings.classification_confidence,
-            providers=settings.onnx_providers,
+            providers=settings.onnx_providers or None,
         )
 
     def preprocess(self, image: Image) -> Any:

@@ -6,11 +6,12 @@ picture, clipped to it. A detector keeps no state between calls, so its methods 
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -30,12 +31,24 @@ NMS_THRESHOLD = 0.45
 MOST = 300
 PAD = 114
 
+_OPENCV_4 = 'pip install "opencv-python-headless<5"'
+
 
 class Detector(ABC):
     """What the detection worker needs of a model."""
 
-    name: str
+    name: ClassVar[str]
+    needs_weights: ClassVar[bool] = True
     confidence: float
+
+    @abstractmethod
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        threads: int = 1,
+        confidence: float = 0.5,
+        providers: list[str] | None = None,
+    ) -> None: ...
 
     @abstractmethod
     def preprocess(self, image: Image) -> Tensor:
@@ -151,6 +164,7 @@ class PeopleHogDetector(Detector):
     """
 
     name = "people-hog"
+    needs_weights = False
     side = 480
     window = (64, 128)
 
@@ -164,7 +178,7 @@ class PeopleHogDetector(Detector):
         if not hasattr(cv2, "HOGDescriptor"):
             raise FramemeshError(
                 f"opencv {cv2.__version__} has no people detector: "
-                'run `pip install "opencv-python-headless<5"`, or choose yolox-nano or fastestdet'
+                f"run `{_OPENCV_4}`, or choose yolox-nano or fastestdet"
             )
         self.confidence = confidence
         self._hog = cv2.HOGDescriptor()
@@ -172,11 +186,7 @@ class PeopleHogDetector(Detector):
 
     def preprocess(self, image: Image) -> Tensor:
         """Scale down to at most ``side`` pixels of width; stays BGR uint8 [h, w, 3]."""
-        height, width = image.shape[:2]
-        if width <= self.side:
-            return image
-        scaled = (self.side, max(1, round(height * self.side / width)))
-        return cv2.resize(image, scaled, interpolation=cv2.INTER_LINEAR)
+        return narrowed(image, self.side)
 
     def infer(self, tensors: list[Tensor]) -> list[Tensor]:
         """Search each picture: rows of x1, y1, x2, y2 as shares of width and height, and the SVM's weight."""
@@ -203,9 +213,97 @@ class PeopleHogDetector(Detector):
         return np.stack((x / width, y / height, (x + w) / width, (y + h) / height, np.ravel(weights)), axis=1)
 
 
-DETECTORS: dict[str, Callable[..., Detector]] = {
-    detector.name: detector for detector in (YoloxDetector, FastestDetDetector, PeopleHogDetector)
+class FaceHaarDetector(Detector):
+    """OpenCV's face detector (Viola and Jones, 2001: a cascade on Haar features); needs no model file.
+
+    Runs ``haarcascade_frontalface_alt2``, which OpenCV 4 carries, and finds upright faces that look at the
+    camera and are at least 24 pixels wide in the picture scaled to ``side`` pixels of width. The confidence is
+    n/(n+5), where n is the number of neighbours: windows on about the same face that the cascade let pass, 3 at
+    least. It is a rank, not a calibrated probability: a large clear face gets 40 and more (0.9), the small
+    moving one of the carphone sample 4 to 25 (0.44 to 0.83), a poster of a flower up to 9 (0.64).
+    """
+
+    name = "face-haar"
+    needs_weights = False
+    cascade = "haarcascade_frontalface_alt2.xml"
+    side = 480
+    smallest = 24
+    step = 1.1
+    neighbours = 2  # a face has more than these
+    even = 5  # this many are even odds
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        threads: int = 1,
+        confidence: float = 0.5,
+        providers: list[str] | None = None,
+    ) -> None:
+        self.confidence = confidence
+        self._cascade = _load_cascade(self.cascade)
+        self._searching = threading.Lock()  # the cascade holds the picture that it searches
+
+    def preprocess(self, image: Image) -> Tensor:
+        """Scale down to at most ``side`` pixels of width, then to grey uint8 [h, w]."""
+        return cv2.cvtColor(narrowed(image, self.side), cv2.COLOR_BGR2GRAY)
+
+    def infer(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Search each picture: rows of x1, y1, x2, y2 as shares of width and height, and the neighbours."""
+        return [self._search(tensor) for tensor in tensors]
+
+    def postprocess(self, raw: Tensor, size: Size) -> list[Detection]:
+        """Keep the sure ones, in pixels."""
+        scores = raw[:, 4] / (raw[:, 4] + self.even)
+        sure = scores > self.confidence
+        height, width = size
+        boxes = raw[sure, :4] * np.array([width, height, width, height])
+        return detections(boxes, scores[sure], np.zeros(len(boxes), dtype=np.intp), size, ("face",))
+
+    def _search(self, image: Tensor) -> Tensor:
+        height, width = image.shape
+        with self._searching:
+            found, counts = self._cascade.detectMultiScale2(
+                image,
+                scaleFactor=self.step,
+                minNeighbors=self.neighbours,
+                minSize=(self.smallest, self.smallest),
+            )
+        if not len(found):
+            return np.empty((0, 5))
+        x, y, w, h = np.asarray(found, dtype=np.float64).T
+        return np.stack((x / width, y / height, (x + w) / width, (y + h) / height, np.ravel(counts)), axis=1)
+
+
+def _load_cascade(name: str) -> cv2.CascadeClassifier:
+    if not hasattr(cv2, "CascadeClassifier"):
+        raise FramemeshError(f"opencv {cv2.__version__} has no face detector: run `{_OPENCV_4}`")
+    path = Path(cv2.__file__).parent / "data" / name  # cv2.data.haarcascades, which not every OpenCV has
+    cascade = cv2.CascadeClassifier()
+    try:
+        loaded = path.is_file() and cascade.load(str(path))
+    except cv2.error:
+        loaded = False
+    if not loaded:
+        raise FramemeshError(f"{path} is missing or damaged: run `{_OPENCV_4} --force-reinstall --no-deps`")
+    return cascade
+
+
+DETECTORS: dict[str, type[Detector]] = {
+    detector.name: detector
+    for detector in (YoloxDetector, FastestDetDetector, PeopleHogDetector, FaceHaarDetector)
 }
+
+
+def named(name: str) -> type[Detector]:
+    """Give the detector's class. Raises FramemeshError with the closest names for an unknown one."""
+    if name not in DETECTORS:
+        close = get_close_matches(name.lower(), DETECTORS, cutoff=0.4)
+        raise FramemeshError(
+            f"there is no detector {name!r}: did you mean {' or '.join(close)}?"
+            if close
+            else f"there is no detector {name!r}: choose one of {', '.join(DETECTORS)}"
+        )
+    return DETECTORS[name]
 
 
 def build(
@@ -221,18 +319,21 @@ def build(
     Sets the number of OpenCV's threads, which is one for the whole process. Raises FramemeshError for an
     unknown name, for a missing file and for a file that holds another model.
     """
-    if name not in DETECTORS:
-        close = get_close_matches(name.lower(), DETECTORS, cutoff=0.4)
-        raise FramemeshError(
-            f"there is no detector {name!r}: did you mean {' or '.join(close)}?"
-            if close
-            else f"there is no detector {name!r}: choose one of {', '.join(DETECTORS)}"
-        )
-    if path is None and DETECTORS[name] is not PeopleHogDetector:
-        raise FramemeshError(f"detector {name} needs its model file: give its path, or choose people-hog")
+    detector = named(name)
+    if path is None and detector.needs_weights:
+        free = " or ".join(other.name for other in DETECTORS.values() if not other.needs_weights)
+        raise FramemeshError(f"detector {name} needs its model file: give its path, or choose {free}")
     cv2.setNumThreads(threads)
     settings = {} if confidence is None else {"confidence": confidence}
-    return DETECTORS[name](path, threads=threads, providers=providers, **settings)
+    return detector(path, threads=threads, providers=providers, **settings)
+
+
+def narrowed(image: Image, width: int) -> Image:
+    """Scale a picture down to at most ``width`` pixels of width, aspect kept."""
+    height, old = image.shape[:2]
+    if old <= width:
+        return image
+    return cv2.resize(image, (width, max(1, round(height * width / old))), interpolation=cv2.INTER_LINEAR)
 
 
 def ratio(size: Size, side: int) -> float:
@@ -296,7 +397,9 @@ def nms(boxes: Floats, scores: Floats, classes: Indices, threshold: float = NMS_
     return order[alive]
 
 
-def detections(boxes: Floats, scores: Floats, classes: Indices, size: Size) -> list[Detection]:
+def detections(
+    boxes: Floats, scores: Floats, classes: Indices, size: Size, labels: Sequence[str] = COCO
+) -> list[Detection]:
     """Clip, suppress and name candidate boxes; what has no whole pixel inside the picture is left out.
 
     Clips before suppression: two boxes that differ only outside the picture are one object.
@@ -306,7 +409,7 @@ def detections(boxes: Floats, scores: Floats, classes: Indices, size: Size) -> l
     boxes, scores, classes = boxes[inside], scores[inside], classes[inside]
     return [
         Detection(
-            label=COCO[classes[index]],
+            label=labels[classes[index]],
             class_id=int(classes[index]),
             confidence=min(1.0, round(float(scores[index]), 4)),
             box=tuple(round(float(value), 2) for value in boxes[index]),

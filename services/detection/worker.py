@@ -9,13 +9,15 @@ from pydantic import Field
 
 from framemesh import assets
 from framemesh.inference import Found, Image, ModelWorker, WorkerSettings
-from services.detection.decoders import PeopleHogDetector, build
+from services.detection.decoders import build, named
 
 
 class DetectionSettings(WorkerSettings):
     """Settings of the detection worker."""
 
-    detection_model: str = Field("yolox-nano", description="yolox-nano, fastestdet or people-hog")
+    detection_model: str = Field(
+        "yolox-nano", description="yolox-nano or fastestdet; people-hog or face-haar, which need no weights"
+    )
     detection_weights: str = Field("", description="Another ONNX file of the same shape, by name or path")
     detection_confidence: float | None = Field(
         None, ge=0, le=1, description="Least confidence; empty: the model's own"
@@ -34,7 +36,7 @@ class DetectionInference(ModelWorker[DetectionSettings]):
         settings = self.settings
         self.model_name = settings.detection_model
         path = None
-        if self.model_name != PeopleHogDetector.name:
+        if named(self.model_name).needs_weights:
             weights = assets.resolve(settings.detection_weights or self.model_name)
             self.model_sha256, path = weights.sha256, weights.path
         self._detector = build(
@@ -42,7 +44,7 @@ class DetectionInference(ModelWorker[DetectionSettings]):
             path,
             settings.inference_threads,
             settings.detection_confidence,
-            settings.onnx_providers,
+            settings.onnx_providers or None,
         )
 
     def preprocess(self, image: Image) -> Any:

@@ -285,6 +285,8 @@ def _refuse(error: Exception, address: str) -> NoReturn:
             raise FramemeshError(f"{name}: {advice}") from None
     if local:
         raise FramemeshError(f"{name}: not a video that can be read ({_reason(error)}): check the file") from None
+    if isinstance(error, av.error.HTTPNotFoundError):  # some servers say so until the camera publishes
+        raise SourceUnavailable(f"{name}: the server has no such stream: check the path after the host") from None
     raise SourceUnavailable(
         f"{name}: no video came ({_reason(error)}): check that it is on, and its host and port"
     ) from None
@@ -300,7 +302,6 @@ _REMOTE_REFUSALS = (
         (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError),
         "user or password refused: give both in the address, as in rtsp://user:password@host/path",
     ),
-    (av.error.HTTPNotFoundError, "the server has no such stream: check the path after the host"),
     (av.error.ProtocolNotFoundError, "unknown kind of address: give a file, rtsp://, rtmp://, srt:// or http://"),
 )
 

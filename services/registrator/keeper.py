@@ -44,7 +44,7 @@ class Keeper:
     """One source's results, rules and events. Run it while holding the source's lease."""
 
     def __init__(
-        self, source: str, topic: str, bus: Bus, catalogue: Catalogue, proofs: Proofs, watches: list[RuleWatch]
+        self, source: str, topic: str, bus: Bus, *, catalogue: Catalogue, proofs: Proofs, watches: list[RuleWatch]
     ) -> None:
         self.source = source
         self._topic = topic
@@ -56,7 +56,7 @@ class Keeper:
         self._delivered: deque[Envelope[Result]] = deque()
         self._fed: deque[_Fed] = deque()
         self._proving: dict[str, asyncio.Task[None]] = {}
-        self._heard = time.monotonic()
+        self._heard: dict[str, float] = {}
         self._settled = ""
         self._looked = 0.0
 
@@ -78,12 +78,11 @@ class Keeper:
         envelopes = await pull.batch(BATCH, wait=TICK)
         now = time.monotonic()
         for envelope in envelopes:
-            self._heard = now
+            self._heard[envelope.message.model] = now
             self._delivered.append(envelope)
             await self._feed(self._order.push(envelope.message, envelope, now))
         await self._feed(self._order.due(now))
-        if not envelopes:
-            await self._close_if_silent(now)
+        await self._close_if_silent(now)
         await self._catalogue.save()
         await self._checkpoint()
         if now - self._looked > SETTLE_SECONDS and pull.idle:
@@ -111,13 +110,15 @@ class Keeper:
             self._proving[event.id] = asyncio.create_task(self._prove(watch, event))
 
     async def _close_if_silent(self, now: float) -> None:
-        """Event time stands still when a camera dies: let the clock on the wall close what is open."""
-        state = await self._state() if self._catalogue.unfinished() else None
-        if state is None or state.delivery is not Delivery.LIVE:
-            return
-        for watch in self._watches:
-            if now - self._heard > watch.rule.idle_s + SILENCE:
+        """Event time stands still when a camera or a model dies: let the clock on the wall close what is open."""
+        for watch in (each for each in self._watches if each.open):
+            heard = max((self._heard.get(model, now) for model in watch.models), default=now)
+            if now - heard > watch.rule.idle_s + SILENCE and await self._is_live():
                 await self._decide(watch, watch.finish())
+
+    async def _is_live(self) -> bool:
+        state = await self._state()
+        return state is not None and state.delivery is Delivery.LIVE
 
     # -- evidence -----------------------------------------------------------------------------------
 

@@ -80,7 +80,8 @@ class AbstractEventRegistrator(Service[RegistratorSettings]):
     def _keeper(self, source: str) -> Keeper:
         catalogue = Catalogue(source, self.bus, self._store)
         topic = self.settings.topic_stream
-        return Keeper(source, topic, self.bus, catalogue, self._proofs, self.watches(source))
+        watches = self.watches(source)
+        return Keeper(source, topic, self.bus, catalogue=catalogue, proofs=self._proofs, watches=watches)
 
 
 class BasicEventRegistrator(AbstractEventRegistrator):

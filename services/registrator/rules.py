@@ -31,10 +31,10 @@ class Rule(BaseModel):
     )
     confidence: float = Field(0.5, ge=0, le=1, description="Least confidence of a sighting")
     hits: int = Field(3, ge=1, description="Sightings within window_s that open an event")
-    window_s: float = Field(1.0, gt=0, allow_inf_nan=False)
-    idle_s: float = Field(3.0, gt=0, allow_inf_nan=False, description="Without a sighting, it closes")
+    window_s: float = Field(3.0, gt=0, allow_inf_nan=False)
+    idle_s: float = Field(2.0, gt=0, allow_inf_nan=False, description="Without a sighting, it closes")
     max_length_s: float = Field(60.0, gt=0, allow_inf_nan=False, description="Longest event")
-    cooldown_s: float = Field(5.0, ge=0, allow_inf_nan=False, description="Rest after an event")
+    cooldown_s: float = Field(1.0, ge=0, allow_inf_nan=False, description="Rest after an event")
     pre_roll_s: float = Field(2.0, ge=0, allow_inf_nan=False, description="Video before the start")
     post_roll_s: float = Field(2.0, ge=0, allow_inf_nan=False, description="Video after the end")
 
@@ -76,6 +76,7 @@ class Sightings:
     counts: Counter[str]  # each label once a result
     best: Result  # with the highest confidence of a matching label; the first of equals
     confidence: float  # of the best
+    models: frozenset[str]  # whose sightings these are
 
     @property
     def label(self) -> str:
@@ -91,6 +92,7 @@ class Sightings:
             counts=self.counts + Counter(sighting.labels.keys()),
             best=sighting.result if better else self.best,
             confidence=max(self.confidence, sighting.confidence),
+            models=self.models | {sighting.result.model},
         )
 
 
@@ -140,19 +142,30 @@ class RuleWatch:
         """Timestamp of ``oldest``, seconds since the epoch."""
         return None if self.oldest is None else self.oldest.timestamp
 
+    @property
+    def models(self) -> frozenset[str]:
+        """Models whose sightings made the present state; empty when nothing matters."""
+        event = self._open or self._cooling
+        return event.models if event else frozenset(each.result.model for each in self._window)
+
     def feed(self, result: Result) -> list[Decision]:
         """Take one result; returns what it decided, a closing before an opening.
 
-        Results of models that the rule does not name are ignored whole: each model has its own pace, and
-        a fast one must not run out the idle time of the one that is watched.
+        Only models whose sightings made the present state pass its time: each model has its own pace, and
+        a fast one that looks for something else must not run out the idle time of the one that is watched.
         """
-        if self.rule.models is not None and result.model not in self.rule.models:
+        labels = self._matches(result)
+        if not labels and result.model not in self.models:
             return []
         decisions = self._pass_time(result.timestamp)
-        labels = self._matches(result)
         if labels:
             decisions += self._see(Sighting(result, labels))
         return decisions
+
+    @property
+    def open(self) -> bool:
+        """Whether an event is going on."""
+        return self._open is not None
 
     def finish(self) -> list[Closed]:
         """Close what is open, because the source ended."""
@@ -160,6 +173,8 @@ class RuleWatch:
 
     def _matches(self, result: Result) -> dict[str, float]:
         labels: dict[str, float] = {}
+        if self.rule.models is not None and result.model not in self.rule.models:
+            return labels
         for found in result.result if result.error is None else []:
             if found.label in self.rule.labels and found.confidence >= self.rule.confidence:
                 labels[found.label] = max(found.confidence, labels.get(found.label, 0.0))
@@ -210,6 +225,7 @@ class RuleWatch:
             counts=Counter(first.labels.keys()),
             best=first.result,
             confidence=first.confidence,
+            models=frozenset({first.result.model}),
         )
         for sighting in others:
             event = event.plus(sighting)

@@ -19,9 +19,10 @@ import pytest
 
 from framemesh import assets
 from framemesh.errors import FramemeshError
-from framemesh.messages import Box, Classification, Detection
+from framemesh.messages import Box, Classification, Detection, Result
 from services.classification.decoder import Classifier
 from services.detection.decoders import Detector, build
+from services.registrator.rules import Closed, Opened, Rule, RuleWatch
 
 Image = npt.NDArray[Any]
 DATA = Path(__file__).parents[1] / "data"
@@ -118,6 +119,73 @@ def test_hog_finds_a_standing_person_and_nobody_in_the_empty_corridor() -> None:
     assert any(iou(d.box, marked["box"]) >= 0.5 for d in detect(model, picture("people", 80.0)))
     assert detect(model, picture("people", 3.0)) == []
     assert detect(model, picture("people", 48.0)) == []
+
+
+MARKED_FACES: dict[int, Box] = {
+    0: (64, 36, 109, 97),
+    24: (64, 36, 109, 95),
+    72: (51, 28, 102, 90),
+    119: (48, 38, 98, 97),
+}
+"""Frame of the carphone sample to its face, hairline to chin, as marked on the enlarged frame."""
+
+
+@cache
+def carphone() -> list[tuple[float, list[Detection]]]:
+    model = detector("face-haar")
+    return [(t, detect(model, frame.to_ndarray(format="bgr24"))) for t, frame in frames("carphone")]
+
+
+def test_haar_finds_the_face_in_half_of_the_frames_and_nothing_else() -> None:
+    found = [detections for _, detections in carphone()]
+    assert len(found) == 120
+    assert sum(bool(detections) for detections in found) >= 55
+    assert max(len(detections) for detections in found) == 1
+    # The head never leaves this part of the picture.
+    for face in (detections[0] for detections in found if detections):
+        x1, y1, x2, y2 = face.box
+        assert (face.label, face.class_id) == ("face", 0)
+        assert 35 <= x1 < x2 <= 125
+        assert 15 <= y1 < y2 <= 105
+        assert 50 <= x2 - x1 <= 75
+
+
+@pytest.mark.parametrize("index", MARKED_FACES)
+def test_haar_boxes_are_where_the_face_was_marked(index: int) -> None:
+    _, (face,) = carphone()[index]
+    assert iou(face.box, MARKED_FACES[index]) >= 0.6
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 5])
+def test_the_faces_of_the_carphone_sample_make_one_event(stride: int) -> None:
+    watch = RuleWatch(Rule(name="face", labels={"face"}))
+    results = [
+        Result(
+            model="DetectionInference",
+            source="carphone",
+            run="r1",
+            seq=seq,
+            frame_id=f"frame_{seq:06d}",
+            timestamp=t,
+            frame_url="",
+            result=list(detections),
+            timing_ms={},
+            captured_at=t,
+            width=176,
+            height=144,
+        )
+        for seq, (t, detections) in enumerate(carphone())
+    ]
+    decisions = [decision for result in results[::stride] for decision in watch.feed(result)]
+    decisions += watch.finish()
+    assert len(decisions) == 2
+    opened, closed = decisions
+    assert isinstance(opened, Opened)
+    assert isinstance(closed, Closed)
+    assert (opened.event.id, opened.event.label) == (closed.event.id, "face")
+    assert closed.event.start == 0
+    assert closed.event.end > 2
+    assert closed.event.confidence > 0.7
 
 
 def test_weights_of_another_detector_are_refused() -> None:

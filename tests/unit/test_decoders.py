@@ -22,6 +22,8 @@ from services.classification import decoder
 from services.classification.decoder import Classifier
 from services.detection import decoders
 from services.detection.decoders import (
+    DETECTORS,
+    FaceHaarDetector,
     FastestDetDetector,
     PeopleHogDetector,
     YoloxDetector,
@@ -29,6 +31,8 @@ from services.detection.decoders import (
     clip,
     detections,
     letterbox,
+    named,
+    narrowed,
     nms,
     planes,
     ratio,
@@ -186,8 +190,20 @@ def test_an_unknown_detector_gets_a_hint(name: str, hint: str) -> None:
 
 
 def test_a_detector_with_weights_needs_a_path() -> None:
-    with pytest.raises(FramemeshError, match="yolox-nano needs its model file"):
+    with pytest.raises(FramemeshError, match="give its path, or choose people-hog or face-haar"):
         build("yolox-nano")
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_without_weights_is_built_from_its_name(name: str) -> None:
+    assert named(name).name == name
+    if not named(name).needs_weights:
+        assert build(name).name == name
+
+
+def test_the_detectors_that_need_no_weights() -> None:
+    free = [name for name, detector in DETECTORS.items() if not detector.needs_weights]
+    assert free == ["people-hog", "face-haar"]
 
 
 def test_build_sets_the_threshold_only_when_asked() -> None:
@@ -273,6 +289,13 @@ def test_detections_lie_inside_the_picture(found: tuple[Array, Array, Array], si
 
 def test_clip_cuts_at_the_borders() -> None:
     assert clip(np.array([[-5.0, -5, 700, 500]]), (432, 640)).tolist() == [[0, 0, 640, 432]]
+
+
+@given(size=sizes, width=st.integers(1, 600))
+def test_narrowing_bounds_the_width_and_never_enlarges(size: tuple[int, int], width: int) -> None:
+    out = narrowed(np.zeros((*size, 3), np.uint8), width)
+    assert out.shape[1] == min(size[1], width)
+    assert 1 <= out.shape[0] <= size[0]
 
 
 # ── decoding ─────────────────────────────────────────────────────────────────────────────────────
@@ -367,6 +390,52 @@ def test_hog_weight_becomes_a_confidence() -> None:
     assert PeopleHogDetector().postprocess(raw, (100, 200)) == [
         Detection(label="person", class_id=0, confidence=0.8808, box=(20, 20, 100, 80))
     ]
+
+
+# ── face-haar ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_haar_takes_grey_pictures_of_at_most_480_pixels_of_width() -> None:
+    detector = FaceHaarDetector()
+    assert detector.preprocess(np.zeros((1080, 1920, 3), np.uint8)).shape == (270, 480)
+    assert detector.preprocess(np.zeros((144, 176, 3), np.uint8)).shape == (144, 176)
+
+
+@pytest.mark.parametrize("shape", [(300, 400, 3), (1, 1, 3), (19, 400, 3), (2000, 2, 3)])
+def test_haar_finds_nobody_in_grey(shape: tuple[int, int, int]) -> None:
+    detector = FaceHaarDetector()
+    (raw,) = detector.infer([detector.preprocess(np.full(shape, 90, np.uint8))])
+    assert detector.postprocess(raw, shape[:2]) == []
+
+
+def test_haar_neighbours_become_a_confidence() -> None:
+    raw = np.array([[0.1, 0.2, 0.5, 0.8, 15], [0.6, 0.2, 0.9, 0.8, 5], [0.6, 0.2, 1.1, 0.8, 6]])
+    assert FaceHaarDetector().postprocess(raw, (100, 200)) == [
+        Detection(label="face", class_id=0, confidence=0.75, box=(20, 20, 100, 80)),
+        Detection(label="face", class_id=0, confidence=0.5455, box=(120, 20, 200, 80)),
+    ]
+    assert len(FaceHaarDetector(confidence=0.4).postprocess(raw, (100, 200))) == 2  # the other two are one face
+
+
+def test_opencv_5_has_no_face_detector(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(cv2, "CascadeClassifier")
+    with pytest.raises(FramemeshError, match=r"no face detector: run .*opencv-python-headless<5"):
+        build("face-haar")
+
+
+@pytest.mark.parametrize("text", [None, "<opencv_storage></opencv_storage>"], ids=["missing", "empty"])
+def test_a_cascade_that_is_not_there_is_named(
+    text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    if text is not None:
+        (folder / FaceHaarDetector.cascade).write_text(text)
+    monkeypatch.setattr(cv2, "__file__", str(tmp_path / "__init__.py"))
+    with pytest.raises(FramemeshError, match=r"alt2\.xml is missing or damaged: run .*--force-reinstall"):
+        build("face-haar")
+    if text is None:
+        assert capfd.readouterr().err == ""
 
 
 # ── the classifier ───────────────────────────────────────────────────────────────────────────────

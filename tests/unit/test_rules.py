@@ -32,10 +32,15 @@ def result(time: float, seen: Seen | None = None, seq: int | None = None, **fiel
         "frame_url": "",
         "result": found,
         "timing_ms": {},
+        "captured_at": 0.0,
         "width": 640,
         "height": 480,
     }
     return Result.model_validate(values | fields)
+
+
+def rule(**fields: Any) -> Rule:
+    return Rule.model_validate({"window_s": 1.0, "idle_s": 3.0, "cooldown_s": 5.0} | fields)
 
 
 def empty(time: float, **fields: Any) -> Result:
@@ -96,7 +101,7 @@ def test_zero_cooldown_is_allowed() -> None:
 
 
 def test_opens_at_the_hit_that_completes_the_window_and_starts_at_the_first() -> None:
-    watch = RuleWatch(Rule())
+    watch = RuleWatch(rule())
     assert feed(watch, [result(0), result(0.5)]) == []
     [opened] = watch.feed(result(1.0))
     assert isinstance(opened, Opened)
@@ -119,7 +124,7 @@ def test_opens_at_the_hit_that_completes_the_window_and_starts_at_the_first() ->
     ],
 )
 def test_hits_must_lie_within_the_window(moments: list[float], opens: bool) -> None:
-    watch = RuleWatch(Rule())
+    watch = RuleWatch(rule())
     assert bool(feed(watch, [result(t, seq=i) for i, t in enumerate(moments)])) is opens
 
 
@@ -138,50 +143,50 @@ def test_hits_must_lie_within_the_window(moments: list[float], opens: bool) -> N
     ],
 )
 def test_what_a_sighting_is(other: Result, counts: bool) -> None:
-    watch = RuleWatch(Rule(hits=2, models={"DetectionInference"}))
+    watch = RuleWatch(rule(hits=2, models={"DetectionInference"}))
     assert bool(feed(watch, [result(0), other])) is counts
 
 
 def test_any_model_counts_when_none_is_named() -> None:
-    assert feed(RuleWatch(Rule(hits=2)), [result(0), result(0.1, model="Other")])
+    assert feed(RuleWatch(rule(hits=2)), [result(0), result(0.1, model="Other")])
 
 
 def test_closes_once_idle_with_the_end_at_the_last_sighting() -> None:
-    watch = RuleWatch(Rule(hits=1))
+    watch = RuleWatch(rule(hits=1))
     assert summary(feed(watch, [result(0), result(2), empty(5)])) == [("opened", 0)]
     assert summary(watch.feed(empty(5.1))) == [("closed", 2)]
 
 
 def test_stays_open_while_sightings_come() -> None:
-    watch = RuleWatch(Rule(hits=1))
+    watch = RuleWatch(rule(hits=1))
     assert summary(feed(watch, map(result, times((0, 30), step=3)))) == [("opened", 0)]
     assert summary(watch.finish()) == [("closed", 30)]
 
 
 def test_an_error_is_no_sighting_but_time_passes() -> None:
-    watch = RuleWatch(Rule(hits=1))
+    watch = RuleWatch(rule(hits=1))
     assert summary(feed(watch, [result(0), result(3.5, error="boom")])) == [("opened", 0), ("closed", 0)]
 
 
 def test_another_models_results_do_not_pass_time() -> None:
-    watch = RuleWatch(Rule(hits=1, models={"DetectionInference"}))
+    watch = RuleWatch(rule(hits=1, models={"DetectionInference"}))
     assert summary(feed(watch, [result(0), empty(9, model="Fast"), result(1)])) == [("opened", 0)]
 
 
 def test_closes_at_max_length_and_opens_again_after_the_cooldown() -> None:
-    watch = RuleWatch(Rule(max_length_s=10))
+    watch = RuleWatch(rule(max_length_s=10))
     decisions = feed(watch, map(result, times((0, 27))))
     assert summary(decisions) == [("opened", 0), ("closed", 10), ("opened", 15), ("closed", 25)]
 
 
 def test_max_length_comes_first_however_few_results_come() -> None:
-    watch = RuleWatch(Rule(hits=1, max_length_s=10))
+    watch = RuleWatch(rule(hits=1, max_length_s=10))
     assert summary(feed(watch, [result(0), *map(result, times((1, 9))), empty(100)]))[-1] == ("closed", 10)
 
 
 @pytest.mark.parametrize(("again", "opens"), [(7.9, False), (8.0, True), (9.0, True)])
 def test_sightings_in_the_cooldown_do_not_count(again: float, opens: bool) -> None:
-    watch = RuleWatch(Rule(hits=2, cooldown_s=8))
+    watch = RuleWatch(rule(hits=2, cooldown_s=8))
     feed(watch, [result(0), result(0), empty(3.5)])
     decisions = feed(watch, [result(again), result(again)])
     assert bool(decisions) is opens
@@ -189,12 +194,12 @@ def test_sightings_in_the_cooldown_do_not_count(again: float, opens: bool) -> No
 
 
 def test_without_a_cooldown_the_closing_result_counts_towards_the_next_event() -> None:
-    watch = RuleWatch(Rule(hits=1, cooldown_s=0))
+    watch = RuleWatch(rule(hits=1, cooldown_s=0))
     assert summary(feed(watch, [result(0), result(4)])) == [("opened", 0), ("closed", 0), ("opened", 4)]
 
 
 def test_a_result_that_steps_back_counts_and_moves_nothing_back() -> None:
-    watch = RuleWatch(Rule(hits=1))
+    watch = RuleWatch(rule(hits=1))
     feed(watch, [result(0), result(2)])
     assert watch.feed(result(1.9, model="Other")) == []
     [closed] = watch.finish()
@@ -202,7 +207,7 @@ def test_a_result_that_steps_back_counts_and_moves_nothing_back() -> None:
 
 
 def test_finish_closes_what_is_open_once() -> None:
-    watch = RuleWatch(Rule(hits=1))
+    watch = RuleWatch(rule(hits=1))
     assert watch.finish() == []
     watch.feed(result(0))
     assert summary(watch.finish()) == [("closed", 0)]
@@ -211,14 +216,14 @@ def test_finish_closes_what_is_open_once() -> None:
 
 
 def test_an_event_goes_on_across_a_new_run() -> None:
-    watch = RuleWatch(Rule(hits=1))
+    watch = RuleWatch(rule(hits=1))
     assert summary(feed(watch, [result(0), result(1, seq=0, run="r2")])) == [("opened", 0)]
     [closed] = watch.finish()
     assert (closed.event.first.run, closed.event.end) == ("r1", BASE + 1)
 
 
 def test_counts_best_and_label() -> None:
-    watch = RuleWatch(Rule(labels={"person", "dog"}))
+    watch = RuleWatch(rule(labels={"person", "dog"}))
     frames: list[Seen] = [
         [("dog", 0.6), ("cat", 1.0)],
         [("person", 0.8), ("person", 0.7), ("dog", 0.5)],
@@ -234,13 +239,13 @@ def test_counts_best_and_label() -> None:
 
 
 def test_of_equal_labels_the_first_seen_is_the_events() -> None:
-    watch = RuleWatch(Rule(labels={"person", "dog"}, hits=2))
+    watch = RuleWatch(rule(labels={"person", "dog"}, hits=2))
     [opened] = feed(watch, [result(0, [("dog", 0.6)]), result(0.1)])
     assert opened.event.label == "dog"
 
 
 def test_an_opened_event_does_not_change_afterwards() -> None:
-    watch = RuleWatch(Rule(hits=1))
+    watch = RuleWatch(rule(hits=1))
     [opened] = watch.feed(result(0))
     before = replace(opened.event, counts=opened.event.counts.copy())
     watch.feed(result(1))
@@ -258,7 +263,7 @@ def test_the_id_follows_source_run_rule_and_first_hit_only() -> None:
 
 
 def test_the_horizon() -> None:
-    watch = RuleWatch(Rule())
+    watch = RuleWatch(rule())
     steps = [
         (empty(0), None),
         (result(1), 1),

@@ -40,6 +40,10 @@ TIMEOUT = 5.0  # seconds to connect, and between two reads: an offline machine f
 CHUNK = 64 * 1024
 
 
+class AssetUnavailable(FramemeshError):
+    """An asset that is not here and cannot be downloaded from here."""
+
+
 class Asset(BaseModel):
     """One pinned file. It comes from a commit on GitHub, or from an installed Python package."""
 
@@ -213,9 +217,9 @@ def _fix(path: Path, asset: Asset) -> str:
     return "delete it" if asset.package else f"delete it or replace it by {asset_url(asset)}"
 
 
-def _not_available(asset: Asset, why: str) -> FramemeshError:
+def _not_available(asset: Asset, why: str) -> AssetUnavailable:
     host = urlsplit(asset_url(asset)).hostname or "the mirror"
-    return FramemeshError(
+    return AssetUnavailable(
         f"cannot get {asset.name}: {why}; "
         f"set FRAMEMESH_ASSETS to a folder that holds {asset.file}, "
         f"or run `framemesh assets pull {asset.name}` where the network reaches {host}"

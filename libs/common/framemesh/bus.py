@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError, NoRespondersError
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo, StreamInfo
 from nats.js.errors import APIError, NotFoundError
@@ -28,7 +28,7 @@ from framemesh.errors import FramemeshError
 from framemesh.messages import DeadLetter, Message
 from framemesh.pull import Envelope, Meta, Pull, invalid
 from framemesh.subjects import Consumer, Stream
-from framemesh.telemetry import CONSUMED, redact
+from framemesh.telemetry import CONSUMED, PUBLISHED, redact
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ M = TypeVar("M", bound=Message)
 Handler = Callable[[Envelope[M]], Awaitable[None]]
 
 ACK_TIMEOUT = 5.0
+READ_PATIENCE = 30.0
 _QUEUE_FULL = (10077, 10047)  # maximum messages or bytes exceeded
 _NO_RESPONDERS = "503"
 
@@ -103,13 +104,17 @@ class Bus:
 
     async def _dial(self, address: str, patience: float) -> None:
         deadline = time.monotonic() + patience
+        address = address if "://" in address else f"nats://{address}"
         while True:
             try:
                 await self._dial_once(address)
+            except ValueError as error:
+                raise FramemeshError(f"nats_host: {redact(address)} is no address: {error}") from error
             except (TimeoutError, OSError, NatsError) as error:
                 if time.monotonic() > deadline:
                     raise FramemeshError(
-                        f"nats_host: no NATS server answers at {redact(address)} ({error or 'timeout'}); "
+                        f"nats_host: no NATS server answers at {redact(address)} "
+                        f"({redact(str(error)) or 'timeout'}); "
                         "start one with `framemesh up`, or set nats_host to where yours listens"
                     ) from error
                 await asyncio.sleep(0.25)
@@ -119,7 +124,7 @@ class Bus:
     async def _dial_once(self, address: str) -> None:
         client = Client()  # one that has failed to connect cannot be used again
         await client.connect(
-            address if "://" in address else f"nats://{address}",
+            address,
             name=self.instance,
             connect_timeout=2,
             allow_reconnect=False,  # for the first dial; turned on below, so that a wrong address is an error
@@ -161,7 +166,7 @@ class Bus:
     async def _recover(self) -> None:
         """A restarted server has lost its memory streams: declare everything again, then pull again."""
         await self.redeclare()
-        for pull in self._pulls:
+        for pull in list(self._pulls):
             await pull.restart()
 
     # -- declare ------------------------------------------------------------------------------------
@@ -188,7 +193,7 @@ class Bus:
                     await self._declare_stream(stream)
                 for consumer in self._consumers.values():
                     await self._declare_consumer(consumer)
-            except (TimeoutError, NatsError) as error:
+            except (TimeoutError, NatsError, FramemeshError) as error:  # the server may only be starting
                 log.debug("cannot declare yet: %s", error)
             self._declared_at = time.monotonic()
 
@@ -197,7 +202,7 @@ class Bus:
             await self.jetstream.add_stream(stream.config)
         except APIError as error:
             if error.err_code != 10058:  # noqa: PLR2004 - in use with another configuration
-                raise FramemeshError(f"stream {stream.name}: {error.description}") from error
+                raise FramemeshError(f"stream {stream.name}: {error.description or error}") from error
             await self._update_stream(stream)
 
     async def _update_stream(self, stream: Stream) -> None:
@@ -210,7 +215,13 @@ class Bus:
             ) from error
 
     async def _declare_consumer(self, consumer: Consumer) -> None:
-        await self.jetstream.add_consumer(consumer.stream.name, consumer.config)
+        try:
+            await self.jetstream.add_consumer(consumer.stream.name, consumer.config)
+        except APIError as error:
+            raise FramemeshError(
+                f"consumer {consumer.name} of stream {consumer.stream.name} cannot be made or changed "
+                f"({error.description or error}); delete it, or name another one"
+            ) from error
 
     # -- publish ------------------------------------------------------------------------------------
 
@@ -235,6 +246,8 @@ class Bus:
         while True:
             try:
                 return await self._publish_once(subject, payload, headers)
+            except MaxPayloadError as error:
+                raise BusError(f"{subject}: {len(payload)} bytes are more than NATS takes") from error
             except (TimeoutError, NatsError, OSError) as error:
                 if time.monotonic() > deadline or self.client.is_closed:
                     raise BusError(f"{subject}: not accepted within {patience:g} s ({error!r})") from error
@@ -257,12 +270,13 @@ class Bus:
         if reply is None or reply.done():
             return
         if msg.headers and msg.headers.get("Status") == _NO_RESPONDERS:
-            reply.set_exception(nats.errors.NoRespondersError())
+            reply.set_exception(NoRespondersError())
             return
         answer = json.loads(msg.data)
         if error := answer.get("error"):
             reply.set_exception(_refusal(error))
         else:
+            PUBLISHED.labels(answer["stream"]).inc()
             reply.set_result(int(answer["seq"]))
 
     # -- consume ------------------------------------------------------------------------------------
@@ -289,11 +303,14 @@ class Bus:
         """
         pull = await self.pull(consumer, model, window=max(2 * concurrency, 8))
         free = asyncio.Semaphore(concurrency)
-        async with asyncio.TaskGroup() as group:
-            async for envelope in pull.each():
-                await free.acquire()
-                task = group.create_task(self._handle(envelope, handler))
-                task.add_done_callback(lambda _: free.release())
+        try:
+            async with asyncio.TaskGroup() as group:
+                async for envelope in pull.each():
+                    await free.acquire()
+                    task = group.create_task(self._handle(envelope, handler))
+                    task.add_done_callback(lambda _: free.release())
+        finally:
+            await pull.stop()
 
     async def _handle(self, envelope: Envelope[M], handler: Handler[M]) -> None:
         async with self.settling(envelope):
@@ -323,19 +340,25 @@ class Bus:
 
     async def bury(self, envelope: Envelope[Any], reason: str, error: BaseException | None = None) -> None:
         """Move a message to the dead letters. It leaves its own stream only when they have it."""
-        await self._bury(letter(envelope.raw, envelope.meta, self.instance, reason, error))
+        dead = letter(envelope.raw, envelope.meta, self.instance, reason, error)
+        if not await self._bury(dead, envelope.meta.stored_at):
+            await envelope.nak()
+            return
         await envelope.term()
         CONSUMED.labels(envelope.consumer.name, "dead").inc()
 
-    async def _bury(self, dead: DeadLetter) -> None:
-        if subjects.DEADLETTERS.name not in self._streams:
-            await self.declare(subjects.DEADLETTERS)
-        await self.publish(
-            subjects.dead(dead.stream, dead.subject),
-            dead,
-            msg_id=f"{dead.stream}/{dead.stream_seq}/{dead.consumer}",
-        )
+    async def _bury(self, dead: DeadLetter, stored_at: float) -> bool:
+        # The time tells apart the messages of a memory stream that counts from 1 again.
+        msg_id = f"{dead.stream}/{dead.stream_seq}/{dead.consumer}/{stored_at}"
+        try:
+            if subjects.DEADLETTERS.name not in self._streams:
+                await self.declare(subjects.DEADLETTERS)
+            await self.publish(subjects.dead(dead.stream, dead.subject), dead, msg_id=msg_id)
+        except (BusError, FramemeshError, NatsError, TimeoutError) as error:
+            log.error("%s #%d: cannot be made a dead letter: %s", dead.subject, dead.stream_seq, error)
+            return False
         log.error("dead letter: %s #%d: %s", dead.subject, dead.stream_seq, dead.reason)
+        return True
 
     # -- look ---------------------------------------------------------------------------------------
 
@@ -370,20 +393,30 @@ class Bus:
 
     async def at_or_after(self, stream: str, subject: str, seq: int, model: type[M]) -> Stored[M] | None:
         """The first message on ``subject`` whose stream sequence is ``seq`` or later."""
-        return await self._direct(stream, {"seq": max(seq, 1), "next_by_subj": subject}, model)
+        while msg := await self._direct(stream, {"seq": max(seq, 1), "next_by_subj": subject}):
+            if found := await self._valid(stream, msg, model):
+                return found
+            seq = _seq(msg) + 1
+        return None
 
     async def last(self, stream: str, subject: str, model: type[M]) -> Stored[M] | None:
-        """The newest message on ``subject``."""
-        return await self._direct(stream, {"last_by_subj": subject}, model)
+        """The newest message on ``subject``; None when there is none, or when it is not valid."""
+        msg = await self._direct(stream, {"last_by_subj": subject})
+        return await self._valid(stream, msg, model) if msg else None
 
-    async def _direct(self, stream: str, query: dict[str, Any], model: type[M]) -> Stored[M] | None:
-        msg = await self.client.request(
-            f"$JS.API.DIRECT.GET.{stream}", json.dumps(query).encode(), timeout=ACK_TIMEOUT
-        )
-        headers = msg.headers or {}
-        if headers.get("Status"):
+    async def _direct(self, stream: str, query: dict[str, Any]) -> Msg | None:
+        chunk = await self._read_batch(stream, query)
+        return chunk[0] if chunk else None
+
+    async def _valid(self, stream: str, msg: Msg, model: type[M]) -> Stored[M] | None:
+        """A message as it was read from a stream; one that is none goes to the dead letters."""
+        try:
+            return Stored(_seq(msg), model.model_validate_json(msg.data))
+        except ValidationError as error:
+            msg.subject = (msg.headers or {})["Nats-Subject"]
+            meta = Meta(stream, "", 1, _seq(msg), 0.0, 0)
+            await self._bury(letter(msg, meta, self.instance, invalid(model, error)), 0.0)
             return None
-        return Stored(int(headers["Nats-Sequence"]), model.model_validate_json(msg.data))
 
     async def read(
         self, stream: str, subject: str, seq: int, model: type[M], *, batch: int = 256
@@ -393,31 +426,60 @@ class Bus:
             stream, {"seq": max(seq, 1), "next_by_subj": subject, "batch": batch}
         ):
             for msg in chunk:
-                headers = msg.headers or {}
-                seq = int(headers["Nats-Sequence"]) + 1
-                try:
-                    message = model.model_validate_json(msg.data)
-                except ValidationError as error:
-                    msg.subject = headers["Nats-Subject"]
-                    meta = Meta(stream, "", 1, seq - 1, time.time(), 0)
-                    await self._bury(letter(msg, meta, self.instance, invalid(model, error)))
-                else:
-                    yield Stored(seq - 1, message)
+                seq = _seq(msg) + 1
+                if found := await self._valid(stream, msg, model):
+                    yield found
+
+    async def raw(self, stream: str, subject: str) -> AsyncIterator[bytes]:
+        """Every message on ``subject`` as it lies in the stream, in order."""
+        seq = 1
+        while chunk := await self._read_batch(stream, {"seq": seq, "next_by_subj": subject, "batch": 256}):
+            for msg in chunk:
+                seq = _seq(msg) + 1
+                yield msg.data
 
     async def _read_batch(self, stream: str, query: dict[str, Any]) -> list[Msg]:
+        """Messages of a stream; none where there is no such stream. Waits for a server that is away."""
+        deadline = time.monotonic() + READ_PATIENCE
+        while True:
+            try:
+                return await self._read_once(stream, query)
+            except (TimeoutError, NatsError) as error:
+                if isinstance(error, NoRespondersError) and await self._missing(stream):
+                    return []
+                if time.monotonic() > deadline or self.client.is_closed:
+                    raise BusError(f"stream {stream}: cannot be read ({error!r})") from error
+            await asyncio.sleep(0.1)
+
+    async def _missing(self, stream: str) -> bool:
+        try:
+            return await self.stream_info(stream) is None
+        except (TimeoutError, NatsError):
+            return False
+
+    async def _read_once(self, stream: str, query: dict[str, Any]) -> list[Msg]:
         inbox = self.client.new_inbox()
         found: list[Msg] = []
         subscription = await self.client.subscribe(inbox)
         try:
             await self.client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(query).encode(), reply=inbox)
-            while (
-                not (msg := await subscription.next_msg(timeout=ACK_TIMEOUT)).headers
-                or "Status" not in msg.headers
-            ):
+            while True:
+                msg = await subscription.next_msg(timeout=ACK_TIMEOUT)
+                status = (msg.headers or {}).get("Status")
+                if status == _NO_RESPONDERS:
+                    raise NoRespondersError
+                if status:
+                    return found
                 found.append(msg)
+                if "batch" not in query:
+                    return found
         finally:
-            await subscription.unsubscribe()
-        return found
+            with contextlib.suppress(NatsError):
+                await subscription.unsubscribe()
+
+
+def _seq(msg: Msg) -> int:
+    return int((msg.headers or {})["Nats-Sequence"])
 
 
 def _refusal(error: dict[str, Any]) -> BusError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import time
 import traceback
 from typing import TYPE_CHECKING
@@ -15,21 +16,23 @@ if TYPE_CHECKING:
 
     from framemesh.pull import Meta
 
-MAX_PAYLOAD = 256 * 1024
-"""Bytes of a payload that are kept; the rest of an absurdly large one is cut."""
+MAX_PAYLOAD = 128 * 1024
+"""Bytes of a payload that are kept; the rest of an absurdly large one is cut. JSON may write a byte as six, and
+NATS takes one MiB."""
+MAX_TEXT = 8 * 1024
 
 
 def letter(msg: Msg, meta: Meta, origin: str, reason: str, error: BaseException | None = None) -> DeadLetter:
     """Describe ``msg`` as a dead letter: where it came from, why it died, and the message as it came."""
-    payload, encoding = _text(msg.data[:MAX_PAYLOAD])
+    payload, encoding = _text(msg.data)
     stack = "".join(traceback.format_exception(error)) if error else ""
     return DeadLetter(
         stream=meta.stream,
         subject=msg.subject,
         stream_seq=meta.stream_seq,
         consumer=meta.consumer,
-        reason=redact(reason),
-        stack=redact(stack),
+        reason=redact(reason)[:MAX_TEXT],
+        stack=redact(stack)[-MAX_TEXT:],
         origin=origin,
         deliveries=meta.deliveries,
         headers=dict(msg.headers or {}),
@@ -40,7 +43,8 @@ def letter(msg: Msg, meta: Meta, origin: str, reason: str, error: BaseException 
 
 
 def _text(data: bytes) -> tuple[str, str]:
+    kept, whole = data[:MAX_PAYLOAD], len(data) <= MAX_PAYLOAD
     try:
-        return data.decode(), "utf-8"
+        return codecs.getincrementaldecoder("utf-8")().decode(kept, final=whole), "utf-8"
     except UnicodeDecodeError:
-        return base64.b64encode(data).decode(), "base64"
+        return base64.b64encode(kept).decode(), "base64"

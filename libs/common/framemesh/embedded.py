@@ -282,14 +282,14 @@ def choose_ports(wanted: Mapping[str, int], remembered: Mapping[str, int]) -> di
     chosen: dict[str, int] = {}
     for name in (name for server in SERVERS for name in server.port_names):
         if (port := wanted.get(name)) is not None:
-            if not port_is_free(port):
+            if port in chosen.values() or not port_is_free(port):
                 raise FramemeshError(
                     f"port {port} for {name} is taken; give another one with --{name}-port, "
                     "or leave it out for a free one"
                 )
         else:
             port = remembered.get(name) or 0
-            while not port or port in chosen.values() or not port_is_free(port):
+            while not port or port in {*chosen.values(), *wanted.values()} or not port_is_free(port):
                 port = free_port()
         chosen[name] = port
     return chosen

@@ -34,6 +34,7 @@ M = TypeVar("M", bound=Message)
 EXPIRES = 30.0
 HEARTBEAT = 5.0
 MAX_BACKOFF = 30.0
+STOP_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Meta:
 
     @classmethod
     def parse(cls, reply: str) -> Meta:
-        """Parse ``$JS.ACK.[domain.account.]stream.consumer.deliveries.stream_seq.consumer_seq.time.pending[.x]``."""
+        """Parse ``$JS.ACK.[domain.account.]stream.consumer.deliveries.stream_seq.consumer_seq.time.pending``."""
         tokens = reply.split(".")
         # Servers with a domain put it and the account's hash before the stream, and a random token last.
         tail = tokens[2:] if len(tokens) == 9 else tokens[4:]  # noqa: PLR2004
@@ -97,6 +98,7 @@ class Envelope(Generic[M]):
 
     async def ack(self) -> None:
         """It is done."""
+        self._pull.passed(self)
         await self._settle(b"+ACK", "ok")
 
     async def nak(self, delay: float | None = None) -> None:
@@ -108,14 +110,17 @@ class Envelope(Generic[M]):
 
     async def term(self) -> None:
         """It is never wanted again."""
-        await self._settle(b"+TERM", "term")
+        if self.consumer.config.ack_policy is AckPolicy.ALL:
+            self._pull.let_go(self)  # a term would ack all before it; the next ack passes this one too
+        else:
+            await self._settle(b"+TERM", "term")
 
     async def in_progress(self) -> None:
         """It is being worked on: start the ack wait anew. The pull does this for every message it holds."""
         await self._pull.reply(self.raw, b"+WPI")
 
     async def _settle(self, verb: bytes, outcome: str) -> None:
-        self._pull.settled(self)
+        self._pull.let_go(self)
         CONSUMED.labels(self.consumer.name, outcome).inc()
         await self._pull.reply(self.raw, verb)
 
@@ -138,6 +143,7 @@ class Pull(Generic[M]):
         self._arrived = asyncio.Event()
         self._heard = time.monotonic()
         self._stopped = False
+        self._lost = False
         self._inbox = bus.client.new_inbox()
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{consumer.stream.name}.{consumer.name}"
         self._subscription: Subscription | None = None
@@ -196,22 +202,31 @@ class Pull(Generic[M]):
         self._arrived.set()
         if self._keeper:
             self._keeper.cancel()
-        with contextlib.suppress(NatsError):
-            if self._subscription:
-                await self._subscription.unsubscribe()
-            for waiting in self._waiting:
-                await self.reply(waiting.msg, b'-NAK {"delay": 1}')
+        await self._unsubscribe()
+        for waiting in self._waiting:
+            await self.reply(waiting.msg, b'-NAK {"delay": 1}')
         self._waiting.clear()
+
+    async def _unsubscribe(self) -> None:
+        """Also take in what is on its way here, or it would wait for its ack wait."""
+        if self._subscription:
+            with contextlib.suppress(NatsError, TimeoutError):
+                async with asyncio.timeout(STOP_SECONDS if self._bus.client.is_connected else 0):
+                    await self._subscription.drain()
 
     async def restart(self) -> None:
         """Ask anew: what was asked before went down with the server."""
         self._outstanding = 0
+        self._lost = False
         self._heard = time.monotonic()
         await self._refill()
 
-    def settled(self, envelope: Envelope[M]) -> None:
-        """``envelope`` is not held any more, nor is anything before it where acks are cumulative."""
+    def let_go(self, envelope: Envelope[M]) -> None:
+        """``envelope`` is not held any more."""
         self._held.pop(envelope.raw.reply, None)
+
+    def passed(self, envelope: Envelope[M]) -> None:
+        """Where acks are cumulative, nothing before ``envelope`` is held any more."""
         if self.consumer.config.ack_policy is AckPolicy.ALL:
             floor = envelope.meta.stream_seq
             self._held = {key: held for key, held in self._held.items() if held.meta.stream_seq > floor}
@@ -265,7 +280,7 @@ class Pull(Generic[M]):
             await self._refill()
             return
         log.debug("%s: %s %s", self.consumer.name, status, headers.get("Description", ""))
-        self._heard = 0.0  # the consumer is gone or moving: let the keeper ask anew
+        self._lost = True  # the consumer is gone or moving: let the keeper ask anew
 
     async def _keep(self) -> None:
         """Keep what is held alive, and ask anew when the server has fallen silent."""
@@ -273,7 +288,8 @@ class Pull(Generic[M]):
         while True:
             await asyncio.sleep(every)
             await self._keep_alive()
-            if time.monotonic() - self._heard > 2.5 * HEARTBEAT and self._bus.client.is_connected:
+            silent = time.monotonic() - self._heard > 2.5 * HEARTBEAT
+            if (self._lost or silent) and self._bus.client.is_connected:
                 await self._bus.redeclare()
                 await self.restart()
 

@@ -118,6 +118,7 @@ class Registry:
             yield lost
         finally:
             renewing.cancel()
+            await asyncio.wait([renewing])  # a renewal under way must not take the lease again
             await self.release(name, owner)
 
     async def _try(self, name: str, owner: str) -> bool:

@@ -25,7 +25,7 @@ _MISSPELT = 0.88
 def ttl_seconds(ttl: str) -> float:
     """Seconds of a SeaweedFS time to live: ``3m``, ``4h``, ``5d``, ``6w``. Raises ValueError."""
     match = re.fullmatch(r"([1-9][0-9]{0,2})([mhdw])", ttl)
-    if not match:
+    if not match or int(match[1]) > 255:  # noqa: PLR2004 - SeaweedFS counts in one byte
         raise ValueError("want a number up to 255 and one of m, h, d, w, e.g. 15m")
     return float(match[1]) * _UNITS[match[2]]
 

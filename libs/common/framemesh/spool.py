@@ -57,9 +57,10 @@ class Spool:
         """Add an entry and return its name. It appears whole or not at all. Raises OSError."""
         name = f"{frame.source}.{frame.run}.{frame.seq:012d}{_SUFFIX}"
         part = self.folder / f".{name}.part"
-        part.write_bytes(pack(frame, jpeg))
+        entry = pack(frame, jpeg)
+        part.write_bytes(entry)
         part.rename(self.folder / name)
-        self._size += frame.bytes
+        self._size += len(entry)
         return name
 
     def read(self, name: str) -> tuple[Frame, bytes]:

@@ -12,7 +12,7 @@ from prometheus_client import Counter, Histogram
 CONSUMED = Counter(
     "framemesh_consumed_total", "Messages taken from a consumer, by how they ended", ["consumer", "outcome"]
 )
-PUBLISHED = Counter("framemesh_published_total", "Messages accepted by JetStream", ["subject"])
+PUBLISHED = Counter("framemesh_published_total", "Messages accepted by JetStream", ["stream"])
 STAGE_SECONDS = Histogram(
     "framemesh_stage_seconds",
     "Time a frame spends in one stage of a worker",
@@ -20,14 +20,18 @@ STAGE_SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
 )
 
-# Everything between the scheme and the last @ before a path: a password may itself hold an @.
-_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/\s'\"]*@")
-_SECRET_QUERY = re.compile(r"(?i)([?&](?:pass(?:word|wd)?|pwd|token|secret|key|auth)=)[^&\s'\"]+")
+# Everything between the scheme and the last @ of the word: people type passwords with @, /, ? and # as they are,
+# and a path with an @ that is hidden too does less harm than a password that is not.
+_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?:(?!://)\S)*@")
+# Cameras take passwords in queries and, some makes, in the path: /user=admin_password=secret_channel=1.
+_SECRET_VALUE = re.compile(
+    r"(?i)([?&](?:pass|token|access_token|secret|key|auth|signature)=|(?:password|passwd|pwd)=)[^&\s'\"]+"
+)
 
 
 def redact(text: str) -> str:
     """Hide user names, passwords and tokens of every URL in ``text``."""
-    return _SECRET_QUERY.sub(r"\1***", _USERINFO.sub(r"\g<scheme>***@", text))
+    return _SECRET_VALUE.sub(r"\1***", _USERINFO.sub(r"\g<scheme>***@", text))
 
 
 class _Formatter(logging.Formatter):

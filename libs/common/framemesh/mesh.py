@@ -1,0 +1,242 @@
+"""A whole mesh on this machine: the servers, the services, each a process, watched and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from framemesh.embedded import Servers, choose_ports
+from framemesh.errors import FramemeshError
+from framemesh.processes import OnLine, Process
+from framemesh.service import EXIT_CONFIG
+from framemesh.spool import default_folder
+
+log = logging.getLogger(__name__)
+
+STATE_FILE = "mesh.json"
+SERVICE_STOP_SECONDS = 2.0
+MAX_BACKOFF = 10.0
+
+
+def service_names() -> list[str]:
+    """Services that can be run here, by the folders of the ``services`` package."""
+    spec = importlib.util.find_spec("services")
+    folders = [Path(place) for place in (spec.submodule_search_locations if spec else None) or []]
+    return sorted(main.parent.name for folder in folders for main in folder.glob("*/__main__.py"))
+
+
+@dataclass
+class MeshState:
+    """What ``mesh.json`` in the data folder says, so that other commands find the mesh."""
+
+    pid: int
+    environment: dict[str, str]
+    ports: dict[str, int]
+    services: dict[str, int] = field(default_factory=dict)
+    servers: dict[str, int] = field(default_factory=dict)
+    ready: bool = False
+
+    @classmethod
+    def read(cls, data: Path) -> Self | None:
+        """The state of the mesh in ``data``, None where there is none."""
+        try:
+            return cls(**json.loads((data / STATE_FILE).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def write(self, data: Path) -> None:
+        """Replace the file at once, so that nobody reads half of it."""
+        part = data / f".{STATE_FILE}.part"
+        part.write_text(json.dumps(self.__dict__, indent=2))
+        part.replace(data / STATE_FILE)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process that wrote it still runs."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+
+@dataclass
+class Supervised:
+    """A service that is kept running."""
+
+    name: str
+    process: Process
+    watching: asyncio.Task[None]
+    restarts: int = 0
+    failed: str = ""
+    """Why it is not started again."""
+    ended: bool = False
+
+
+class Mesh:
+    """Servers and services together. Use as an async context manager: whatever happens, everything is stopped."""
+
+    def __init__(self, data: Path, ports: Mapping[str, int] | None = None, on_line: OnLine | None = None) -> None:
+        self.data = data
+        self._on_line = on_line
+        self._stopping = False
+        self.services: dict[str, Supervised] = {}
+        data.mkdir(parents=True, exist_ok=True)
+        known = MeshState.read(data)
+        if known and known.alive and known.pid != os.getpid():
+            raise FramemeshError(
+                f"a mesh is running in {data} (process {known.pid}); stop it with "
+                f"`framemesh down --data {data}`, or choose another folder with --data"
+            )
+        chosen = choose_ports(ports or {}, known.ports if known else {})
+        self.servers = Servers(data, chosen, on_line)
+        self._state = MeshState(os.getpid(), self.environment(), chosen)
+
+    def environment(self) -> dict[str, str]:
+        """The settings by which services of this mesh find everything."""
+        token = hashlib.sha256(str(self.data.resolve()).encode()).hexdigest()[:12]
+        spool = default_folder().with_name(f"framemesh-spool-{os.getuid()}-{token}")
+        return self.servers.environment() | {
+            "spool_dir": str(spool),
+            "tmp_path": str(self.data.resolve() / "evidence"),
+            "node": "local",
+        }
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start_servers(self) -> None:
+        """Start the servers and wait until they work."""
+        await self.servers.start()
+        self._write_state()
+
+    async def start_service(
+        self, name: str, env: Mapping[str, str] | None = None, *, label: str = ""
+    ) -> Supervised:
+        """Start a service as a process of its own and keep it running until it ends by itself or cannot work."""
+        known = service_names()
+        if name not in known:
+            raise FramemeshError(f"there is no service {name!r}; there are: {', '.join(known)}")
+        label = label or name
+        process = Process(
+            label,
+            [sys.executable, "-m", f"services.{name}"],
+            env=self.environment() | dict(env or {}),
+            on_line=self._on_line,
+            death_signal=signal.SIGTERM,
+        )
+        await process.start()
+        supervised = Supervised(label, process, asyncio.ensure_future(asyncio.sleep(0)))
+        supervised.watching = asyncio.create_task(self._watch(supervised))
+        self.services[label] = supervised
+        self._write_state()
+        return supervised
+
+    def mark_ready(self) -> None:
+        """Tell others that everything has been started."""
+        self._state.ready = True
+        self._write_state()
+
+    async def stop(self) -> None:
+        """Stop services, then servers, within five seconds."""
+        self._stopping = True
+        for service in self.services.values():
+            service.watching.cancel()
+        await asyncio.gather(*(service.process.stop(SERVICE_STOP_SECONDS) for service in self.services.values()))
+        await self.servers.stop()
+        with contextlib.suppress(OSError):  # frames that nobody has stored yet stay for the next start
+            Path(self.environment()["spool_dir"]).rmdir()
+        state = self.data / STATE_FILE
+        if state.exists():
+            self._state.pid = 0
+            self._state.services, self._state.servers, self._state.ready = {}, {}, False
+            self._state.write(self.data)
+
+    def pids(self) -> dict[str, int]:
+        """Process ids of everything that runs, by name."""
+        servers = {server.name: server.process.pid for server in self.servers.servers if server.process}
+        services = {name: service.process.pid for name, service in self.services.items()}
+        return {name: pid for name, pid in (servers | services).items() if pid}
+
+    async def _watch(self, service: Supervised) -> None:
+        """Start a service again that died, the later the sooner it died; one that cannot work is left."""
+        delay = 0.2
+        while True:
+            begun = time.monotonic()
+            status = await service.process.wait()
+            if status == 0:
+                service.ended = True
+                return
+            if status == EXIT_CONFIG:
+                service.failed = _last_error(service.process)
+                return
+            delay = 0.2 if time.monotonic() - begun > MAX_BACKOFF else min(MAX_BACKOFF, delay * 2)
+            service.restarts += 1
+            log.warning("%s ended with status %d; starting it again in %.1f s", service.name, status, delay)
+            await service.process.close()
+            await asyncio.sleep(delay)
+            await service.process.start()
+            self._write_state()
+
+    def _write_state(self) -> None:
+        if self._stopping:
+            return
+        names = {server.name for server in self.servers.servers}
+        pids = self.pids()
+        self._state.servers = {name: pid for name, pid in pids.items() if name in names}
+        self._state.services = {name: pid for name, pid in pids.items() if name not in names}
+        self._state.write(self.data)
+
+
+def _last_error(process: Process) -> str:
+    """The one line that says what is wrong."""
+    lines = [line for line in process.last_lines if " ERROR " in line] or list(process.last_lines)
+    return lines[-1].partition(" ERROR ")[2].strip() or lines[-1] if lines else f"{process.name} said nothing"
+
+
+class LogFiles:
+    """Keeps every process's output in a file of its own; errors are also shown."""
+
+    def __init__(self, folder: Path, show: OnLine | None = None) -> None:
+        self._folder = folder
+        self._show = show
+        self._files: dict[str, Any] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, name: str, line: str) -> None:
+        """Write one line."""
+        if name not in self._files:
+            self._files[name] = (self._folder / f"{name}.log").open("a", buffering=1)
+        self._files[name].write(line + "\n")
+        if self._show:
+            self._show(name, line)
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files.values():
+            file.close()
+
+
+def remove_data(data: Path) -> None:
+    """Remove a mesh's data: the servers' folders and the state, not the evidence."""
+    for name in ("nats", "seaweedfs", "redis", "logs"):
+        shutil.rmtree(data / name, ignore_errors=True)
+    (data / STATE_FILE).unlink(missing_ok=True)

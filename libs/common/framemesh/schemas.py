@@ -1,0 +1,448 @@
+"""The wire as files for other languages: a JSON Schema of every message, and AsyncAPI for where they travel.
+
+``python -m framemesh.schemas proto`` writes them; with ``--check`` it says which have drifted from the code. Both
+are made from ``messages`` and ``subjects`` alone, so a subject or a stream is never described twice. A tool for
+developers: it needs PyYAML, which the services do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from nats.js.api import StreamConfig
+
+from framemesh import __version__, subjects
+from framemesh.errors import FramemeshError
+from framemesh.messages import (
+    WIRE,
+    Captured,
+    DeadLetter,
+    Event,
+    Frame,
+    Heartbeat,
+    Message,
+    Result,
+    SourceState,
+    Task,
+)
+from framemesh.settings import Settings, ttl_seconds
+from framemesh.subjects import Stream
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+URN = "urn:framemesh:message:"
+ASYNCAPI = "asyncapi.yaml"
+SUFFIX = ".schema.json"
+
+TRACE_PATTERN = "^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
+
+Node = dict[str, Any]
+"""A mapping of a JSON or YAML document."""
+
+_SETTINGS = Settings.model_fields
+_TOPIC: str = _SETTINGS["topic_stream"].default
+_FRAMES = subjects.frames_stream(_TOPIC, ttl_seconds(_SETTINGS["ttl_bucket"].default))
+_LIVE, _LOSSLESS = subjects.task_streams("{model}")
+
+_PARAMETERS = {
+    "node": "Name of the machine whose spool holds the frame (setting `node`)",
+    "source": "Name of the camera or file (setting `source`)",
+    "model": "Kind of the model worker, e.g. DetectionInference",
+    "stream": "Stream that the message could not leave alive",
+    "subject": "Subject that the message came on, all of its tokens",
+}
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A subject with its parameters, the stream that keeps it and the message that travels on it."""
+
+    name: str
+    address: str
+    stream: Stream
+    message: type[Message]
+    text: str
+    msg_id: str
+    traced: bool = True
+    feed: bool = False
+    """Republished by the server: a plain subject, for plain subscribers."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What one service does with one channel."""
+
+    service: str
+    action: str
+    channel: str
+    text: str
+
+
+CHANNELS = (
+    Channel(
+        "captured",
+        subjects.captured("{node}"),
+        subjects.CAPTURED,
+        Captured,
+        "A frame lies in the node's spool. The spool is the truth: what is lost here is found there.",
+        "<source>/<run>/<seq>",
+    ),
+    Channel(
+        "frames",
+        subjects.frames(_TOPIC, "{source}"),
+        _FRAMES,
+        Frame,
+        "A frame is stored: its claim check. The setting `topic_stream` names the first token and the stream; "
+        "the setting `ttl_bucket` says how long both claim check and frame are kept.",
+        "<source>/<run>/<seq>",
+    ),
+    Channel(
+        "tasks",
+        subjects.tasks("{model}", "{source}", lossless=False),
+        _LIVE,
+        Task,
+        "A frame for a model, live. A newer frame of the source takes the place of one that still waits.",
+        "<source>/<run>/<seq>/<model>",
+    ),
+    Channel(
+        "tasksLossless",
+        subjects.tasks("{model}", "{source}", lossless=True),
+        _LOSSLESS,
+        Task,
+        "A frame for a model, none left out. A full queue refuses, and so holds up the reader.",
+        "<source>/<run>/<seq>/<model>",
+    ),
+    Channel(
+        "results",
+        subjects.results("{model}", "{source}"),
+        subjects.RESULTS,
+        Result,
+        "What a model found in a frame. A redelivered task gives the same Nats-Msg-Id, so one result is kept.",
+        "<source>/<run>/<seq>/<model>",
+    ),
+    Channel(
+        "resultsFeed",
+        subjects.RESULTS_FEED,
+        subjects.RESULTS,
+        Result,
+        "Every result, as the server republishes it: subscribe without JetStream. At most once, with no memory.",
+        "<source>/<run>/<seq>/<model>",
+        feed=True,
+    ),
+    Channel(
+        "events",
+        subjects.events("{source}"),
+        subjects.EVENTS,
+        Event,
+        "An event took a step of its life: CREATED, PENDING, DONE, FINISHED, or ERROR. Each step is told once.",
+        "<event id>/<state>",
+        traced=False,
+    ),
+    Channel(
+        "sources",
+        subjects.source_state("{source}"),
+        subjects.SOURCES,
+        SourceState,
+        "A source's run started, ended or failed; settled once every one of its results is accounted for.",
+        "<source>/<run>/<state>",
+        traced=False,
+    ),
+    Channel(
+        "dead",
+        subjects.dead("{stream}", "{subject}"),
+        subjects.DEADLETTERS,
+        DeadLetter,
+        "A message that could not be processed, with the reason. Its own headers are in the letter.",
+        "<stream>/<stream sequence>/<consumer>",
+        traced=False,
+    ),
+)
+
+_WORKERS, _ = subjects.worker_consumers("{model}")
+_BATCHES = f"Pulls with the durable consumer `{_WORKERS.name}`, which all workers of a model share."
+
+OPERATIONS = (
+    Operation("reader", "send", "captured", "After the frame is in the spool."),
+    Operation("reader", "send", "sources", "When a run starts, ends or fails."),
+    Operation(
+        "uploader",
+        "receive",
+        "captured",
+        f"Pulls with the durable consumer `{subjects.uploader_consumer('{node}').name}`.",
+    ),
+    Operation("uploader", "send", "frames", "After the JPEG is in SeaweedFS."),
+    Operation(
+        "router",
+        "receive",
+        "frames",
+        f"Pulls with the durable consumer `{subjects.router_consumer(_FRAMES).name}`, which all routers share.",
+    ),
+    Operation(
+        "router",
+        "receive",
+        "results",
+        f"Pulls with the durable consumer `{subjects.follower_consumer('{model}').name}` what models find that "
+        "others follow.",
+    ),
+    Operation("router", "send", "tasks", "For live sources."),
+    Operation("router", "send", "tasksLossless", "For lossless sources; tries again while the queue is full."),
+    *(
+        operation
+        for service in ("detection", "classification")
+        for operation in (
+            Operation(service, "receive", "tasks", _BATCHES),
+            Operation(service, "receive", "tasksLossless", _BATCHES),
+            Operation(service, "send", "results", "One for each task, empty where nothing was found."),
+        )
+    ),
+    Operation(
+        "registrator",
+        "receive",
+        "results",
+        f"Pulls with the durable consumer `{subjects.registrator_consumer('{source}').name}`, whose ack floor is its "
+        "checkpoint.",
+    ),
+    Operation(
+        "registrator", "receive", "frames", "Reads back the frames of an event by time, without a consumer."
+    ),
+    Operation("registrator", "receive", "sources", "Looks up the last state, without a consumer."),
+    Operation("registrator", "send", "events", "For every step of an event."),
+    Operation("registrator", "send", "sources", "When a run is settled."),
+    Operation("subscriber", "receive", "resultsFeed", "Anybody: a plain subscription."),
+    Operation("subscriber", "receive", "events", "Anybody: an ordered consumer, or a plain subscription."),
+    Operation("service", "send", "dead", "Every service, for what it cannot process."),
+)
+
+
+# -- JSON Schema ----------------------------------------------------------------------------------------
+
+
+def slug(model: type[Message]) -> str:
+    """File name of a message without its suffix: ``SourceState`` is ``source-state``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", model.__name__).lower()
+
+
+def schema(model: type[Message]) -> Node:
+    """JSON Schema (2020-12) of what a receiver takes; a field with a default may be left out."""
+    body = model.model_json_schema()
+    definitions = body.pop("$defs", {})
+    head = {"$schema": DIALECT, "$id": URN + slug(model), "title": body.pop("title")}
+    tail = {"$defs": dict(sorted(definitions.items()))} if definitions else {}
+    return head | {"description": body.pop("description")} | body | tail
+
+
+# -- AsyncAPI -------------------------------------------------------------------------------------------
+
+
+def asyncapi() -> Node:
+    """The AsyncAPI 3.0 document."""
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Framemesh",
+            "version": __version__,
+            "description": _ABOUT,
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "servers": {
+            "nats": {
+                "host": str(_SETTINGS["nats_host"].default).partition("://")[2],
+                "protocol": "nats",
+                "description": "NATS with JetStream, as `framemesh up` starts it (setting `nats_host`)",
+            }
+        },
+        "channels": {channel.name: _channel(channel) for channel in CHANNELS},
+        "operations": {_operation_name(operation): _operation(operation) for operation in OPERATIONS},
+        "components": {
+            "messages": {channel.name: _message(channel) for channel in CHANNELS},
+            "schemas": {model.__name__: {"$ref": f"./{slug(model)}{SUFFIX}"} for model in WIRE},
+        },
+    }
+
+
+_ABOUT = f"""\
+What Framemesh's services say to each other over NATS JetStream: JSON, one message each.
+
+A receiver ignores fields that it does not know, so a newer sender never breaks an older reader. A message that
+fails validation goes to the dead letters. Times are seconds since the epoch, UTC. Frame bytes never travel here:
+`url` is the claim check of the JPEG in SeaweedFS.
+
+Every message carries the header `Nats-Msg-Id`, by which its stream keeps one of two copies, and most carry
+`traceparent` (W3C Trace Context). The schemas are JSON Schema 2020-12.
+
+{Heartbeat.__name__} does not travel on NATS: it lies in Redis under `service:<kind>:<instance>`, with a time to live.
+"""
+
+
+def _channel(channel: Channel) -> Node:
+    names = re.findall(r"{(\w+)}", channel.address)
+    node: Node = {
+        "address": channel.address,
+        "title": channel.name,
+        "description": f"{channel.text}\n\n{_kept(channel)}\n",
+        "messages": {channel.message.__name__: {"$ref": f"#/components/messages/{channel.name}"}},
+    }
+    if names:
+        node["parameters"] = {name: {"description": _PARAMETERS[name]} for name in names}
+    if not channel.feed:
+        node["x-jetstream"] = _stream(channel.stream.config)
+    return node
+
+
+def _kept(channel: Channel) -> str:
+    config = channel.stream.config
+    if channel.feed:
+        source = config.republish.src if config.republish else ""
+        return f"Not kept: the server republishes here what comes to `{source}` (stream {config.name})."
+    return f"Kept in stream {config.name}: {config.description}."
+
+
+def _stream(config: StreamConfig) -> Node:
+    """What a stream keeps and for how long. What is not said is not bounded."""
+    limits = {
+        "max_age_seconds": config.max_age,
+        "max_bytes": config.max_bytes,
+        "max_messages": config.max_msgs,
+        "max_messages_per_subject": config.max_msgs_per_subject,
+        "duplicate_window_seconds": config.duplicate_window,
+    }
+    return {
+        "stream": config.name,
+        "subjects": list(config.subjects or []),
+        "retention": (config.retention or "limits"),
+        "storage": (config.storage or "file"),
+        "discard": (config.discard or "old"),
+        **{name: _whole(value) for name, value in limits.items() if value and value > 0},
+    }
+
+
+def _whole(value: float) -> float:
+    return int(value) if value == int(value) else value
+
+
+def _message(channel: Channel) -> Node:
+    name = channel.message.__name__
+    headers: Node = {
+        "Nats-Msg-Id": {"type": "string", "description": f"`{channel.msg_id}`"},
+    }
+    if channel.traced:
+        headers["traceparent"] = {
+            "type": "string",
+            "pattern": TRACE_PATTERN,
+            "description": "Trace of the frame, from capture to result",
+        }
+    if channel.feed:
+        headers |= {
+            "Nats-Stream": {"type": "string", "description": "Stream that the result lies in"},
+            "Nats-Subject": {"type": "string", "description": "Subject that it was published on"},
+            "Nats-Sequence": {"type": "string", "description": "Its sequence there"},
+        }
+    return {
+        "name": name,
+        "title": name,
+        "summary": (channel.message.__doc__ or "").splitlines()[0],
+        "contentType": "application/json",
+        "headers": {"type": "object", "required": ["Nats-Msg-Id"], "properties": headers},
+        "payload": {"$ref": f"#/components/schemas/{name}"},
+    }
+
+
+def _operation_name(operation: Operation) -> str:
+    channel = operation.channel[0].upper() + operation.channel[1:]
+    return f"{operation.service}{operation.action.title()}s{channel}"
+
+
+def _operation(operation: Operation) -> Node:
+    channel = next(channel for channel in CHANNELS if channel.name == operation.channel)
+    reference = f"#/channels/{channel.name}"
+    return {
+        "action": operation.action,
+        "channel": {"$ref": reference},
+        "summary": operation.text,
+        "tags": [{"name": operation.service}],
+        "messages": [{"$ref": f"{reference}/messages/{channel.message.__name__}"}],
+    }
+
+
+# -- files ----------------------------------------------------------------------------------------------
+
+
+@cache
+def files() -> dict[str, str]:
+    """Name and text of every file."""
+    found = {slug(model) + SUFFIX: json.dumps(schema(model), indent=2) + "\n" for model in WIRE}
+    return found | {ASYNCAPI: _yaml(asyncapi())}
+
+
+def write(folder: Path) -> list[str]:
+    """Write the files that have drifted, remove those of messages that are gone, and name both."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = drifted(folder)
+    for name in names:
+        if name in files():
+            (folder / name).write_text(files()[name], "utf-8")
+        else:
+            (folder / name).unlink()
+    return names
+
+
+def drifted(folder: Path) -> list[str]:
+    """Names of the files that are missing, that differ, or that describe a message that is gone."""
+    differ = [name for name, text in files().items() if _text(folder / name) != text]
+    ours = f'"$id": "{URN}'
+    gone = [
+        path.name for path in folder.glob(f"*{SUFFIX}") if path.name not in files() and ours in (_text(path) or "")
+    ]
+    return sorted(differ + gone)
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text("utf-8") if path.is_file() else None
+
+
+def _yaml(document: Node) -> str:
+    try:
+        import yaml  # noqa: PLC0415 - the services run without it
+    except ImportError as error:
+        raise FramemeshError(f"{ASYNCAPI} needs PyYAML: run `pip install pyyaml`") from error
+
+    class Dumper(yaml.SafeDumper):
+        """Texts of several lines as they are read."""
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+    Dumper.add_representer(str, text)
+    plain = json.loads(json.dumps(document))  # neither enums nor shared parts, which YAML would write as anchors
+    head = "# Made from framemesh/messages.py and framemesh/subjects.py by `make generate`: do not edit.\n"
+    return head + str(yaml.dump(plain, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write or check the files; 1 when they have drifted."""
+    parser = argparse.ArgumentParser(prog="python -m framemesh.schemas", description="JSON Schema and AsyncAPI.")
+    parser.add_argument("folder", type=Path, help="where the files lie, e.g. proto")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when a file has drifted")
+    asked = parser.parse_args(arguments)
+    try:
+        names = drifted(asked.folder) if asked.check else write(asked.folder)
+    except (FramemeshError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    if asked.check and names:
+        sys.stderr.write(f"{asked.folder} has drifted from the code: {', '.join(names)}; run `make generate`\n")
+        return 1
+    sys.stdout.writelines(f"{asked.folder / name}\n" for name in names)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Valid messages for tests, and a way to wait for what is bound to happen."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from framemesh.bus import Bus
+from framemesh.messages import DeadLetter, Detection, Event, EventState, Frame, Result, Task, Transition
+
+
+def frame(source: str, seq: int = 0, **values: Any) -> Frame:
+    given = {
+        "source": source,
+        "run": "run-1",
+        "seq": seq,
+        "frame_id": f"frame_{seq:06d}",
+        "url": f"http://127.0.0.1/1,{seq}",
+        "timestamp": 1000.0 + seq / 25,
+        "width": 640,
+        "height": 480,
+        "bytes": 4,
+        "captured_at": time.time(),
+    }
+    return Frame.model_validate(given | values)
+
+
+def task(source: str, model: str, seq: int = 0) -> Task:
+    return Task.model_validate(frame(source, seq).model_dump() | {"model": model})
+
+
+def result(source: str, model: str, seq: int = 0) -> Result:
+    made = frame(source, seq).model_dump()
+    found = [Detection(label="person", class_id=0, confidence=0.9, box=(1, 2, 3, 4))]
+    return Result.model_validate(
+        made | {"model": model, "frame_url": made["url"], "result": found, "timing_ms": {"infer": 1.5}}
+    )
+
+
+def event(source: str, *states: EventState, number: int = 0, start: float = 1000.0, **values: Any) -> Event:
+    best = result(source, "DetectionInference", number)
+    steps = [Transition(state=state, timestamp=start + i) for i, state in enumerate(states)]
+    given = {
+        "id": f"{source}-{number}",
+        "task_key": best.task_key,
+        "source": source,
+        "run": "run-1",
+        "rule": "people",
+        "label": "person",
+        "counts": {"person": 3},
+        "start": start,
+        "end": start + 5,
+        "state": states[-1],
+        "transitions": steps,
+        "message": best,
+    }
+    return Event.model_validate(given | values)
+
+
+async def until(check: Callable[[], Awaitable[Any]], *, within: float = 10.0) -> Any:
+    """Ask ``check`` until what it returns is true, and return that."""
+    deadline = time.monotonic() + within
+    while not (value := await check()):
+        assert time.monotonic() < deadline, f"still {value!r} after {within:g} s"
+        await asyncio.sleep(0.05)
+    return value
+
+
+async def dead_letters(bus: Bus, stream: str, subject: str) -> list[DeadLetter]:
+    read = bus.read("DEADLETTERS", f"dead.{stream}.{subject}", 1, DeadLetter)
+    return [stored.message async for stored in read]
