@@ -22,6 +22,7 @@ from framemesh.embedded import NatsServer, RedisServer, SeaweedServer, Server, S
 from framemesh.registry import Registry
 from framemesh.registry import connect as connect_redis
 from framemesh.settings import Settings
+from tests.samples import OwnServer
 
 ASSETS = Path(__file__).parents[2] / "shared" / "assets"
 SETTINGS = (
@@ -156,35 +157,13 @@ async def blobs(servers: Mapping[str, str]) -> AsyncIterator[BlobStore]:
         yield store
 
 
-class Restartable:
-    """A server of the test's own that can be killed and started again on the same port and data."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.environment = server.environment()
-
-    async def start(self) -> None:
-        await self.server.start()
-        await self.server.ready()
-
-    async def kill(self) -> None:
-        process = self.server.process
-        assert process
-        process.signal(9)  # type: ignore[arg-type]  # SIGKILL
-        await process.wait()
-        await process.close()
-
-    async def stop(self) -> None:
-        await self.server.stop()
-
-
 @pytest.fixture
-async def own_server(tmp_path: Path) -> AsyncIterator[Callable[[type[Server]], Restartable]]:
+async def own_server(tmp_path: Path) -> AsyncIterator[Callable[[type[Server]], OwnServer]]:
     """Makes servers of the test's own, which it may kill; they are stopped with the test."""
-    made: list[Restartable] = []
+    made: list[OwnServer] = []
 
-    def make(kind: type[Server]) -> Restartable:
-        made.append(Restartable(kind(tmp_path, choose_ports({}, {}))))
+    def make(kind: type[Server]) -> OwnServer:
+        made.append(OwnServer(kind(tmp_path, choose_ports({}, {}))))
         return made[-1]
 
     yield make
@@ -193,7 +172,7 @@ async def own_server(tmp_path: Path) -> AsyncIterator[Callable[[type[Server]], R
 
 
 @pytest.fixture
-async def own_nats(own_server: Callable[[type[Server]], Restartable]) -> Restartable:
+async def own_nats(own_server: Callable[[type[Server]], OwnServer]) -> OwnServer:
     """A NATS of the test's own, started."""
     server = own_server(NatsServer)
     await server.start()
@@ -201,7 +180,7 @@ async def own_nats(own_server: Callable[[type[Server]], Restartable]) -> Restart
 
 
 @pytest.fixture
-async def own_redis(own_server: Callable[[type[Server]], Restartable]) -> Restartable:
+async def own_redis(own_server: Callable[[type[Server]], OwnServer]) -> OwnServer:
     """A Redis of the test's own, started."""
     server = own_server(RedisServer)
     await server.start()
@@ -209,7 +188,7 @@ async def own_redis(own_server: Callable[[type[Server]], Restartable]) -> Restar
 
 
 @pytest.fixture
-async def own_seaweed(own_server: Callable[[type[Server]], Restartable]) -> Restartable:
+async def own_seaweed(own_server: Callable[[type[Server]], OwnServer]) -> OwnServer:
     """A SeaweedFS of the test's own, started."""
     server = own_server(SeaweedServer)
     await server.start()

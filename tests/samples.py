@@ -1,13 +1,15 @@
-"""Valid messages for tests, and a way to wait for what is bound to happen."""
+"""What tests share: valid messages, a server that may be killed, a way to wait for what is bound to happen."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from framemesh.bus import Bus
+from framemesh.embedded import Server
 from framemesh.messages import DeadLetter, Detection, Event, EventState, Frame, Result, Task, Transition
 
 
@@ -71,3 +73,25 @@ async def until(check: Callable[[], Awaitable[Any]], *, within: float = 10.0) ->
 async def dead_letters(bus: Bus, stream: str, subject: str) -> list[DeadLetter]:
     read = bus.read("DEADLETTERS", f"dead.{stream}.{subject}", 1, DeadLetter)
     return [stored.message async for stored in read]
+
+
+class OwnServer:
+    """A server of the test's own that can be killed and started again on the same port and data."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.environment = server.environment()
+
+    async def start(self) -> None:
+        await self.server.start()
+        await self.server.ready()
+
+    async def kill(self) -> None:
+        process = self.server.process
+        assert process
+        process.signal(signal.SIGKILL)
+        await process.wait()
+        await process.close()
+
+    async def stop(self) -> None:
+        await self.server.stop()

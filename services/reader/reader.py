@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 BATCH = 64
 FLOOR_SECONDS = 0.1
 PROGRESS_SECONDS = 30.0
+LAST_WORDS_SECONDS = 1.0
 
 Claim = tuple[str, Frame]
 """A spool entry and its frame."""
@@ -75,23 +76,30 @@ class Reader(Service[ReaderSettings]):
             self._spool,
             lambda entry, frame: _hand_over(loop, claims, (entry, frame)),
         )
+        reading = loop.run_in_executor(None, capture.run)
         announcing = asyncio.create_task(self._announce(claims))
-        helpers = [asyncio.create_task(self._report_progress(capture))]
+        helpers = [announcing, asyncio.create_task(self._report_progress(capture))]
         if capture.delivery is Delivery.LOSSLESS:
             helpers.append(asyncio.create_task(self._watch_floor(capture)))
         try:
             await self._state(capture, "started")
-            await asyncio.to_thread(capture.run)
+            await asyncio.shield(reading)
             claims.put_nowait(None)
             await announcing
+            await self._state(capture, "ended")
         except FramemeshError as error:
             await self._state(capture, "failed", str(error))
             raise
+        except asyncio.CancelledError:
+            capture.stop()
+            await asyncio.wait([reading], timeout=LAST_WORDS_SECONDS)
+            async with asyncio.timeout(LAST_WORDS_SECONDS):
+                await self._state(capture, "ended", "the reader was stopped")
+            raise
         finally:
             capture.stop()
-            for helper in (announcing, *helpers):
+            for helper in helpers:
                 helper.cancel()
-        await self._state(capture, "ended")
         log.info("%s ended after %d frames", self.settings.source_name, capture.counts.captured)
 
     async def _announce(self, claims: asyncio.Queue[Claim | None]) -> None:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 256
 TICK = 0.2
-SETTLE_SECONDS = 0.5
+LOOK_SECONDS = 0.5
 SILENCE = 5.0
 """Seconds beyond a rule's idle time after which the silence of a camera closes what is open."""
 
@@ -82,11 +82,15 @@ class Keeper:
             self._delivered.append(envelope)
             await self._feed(self._order.push(envelope.message, envelope, now))
         await self._feed(self._order.due(now))
+        if now - self._looked > LOOK_SECONDS:
+            self._looked = now
+            await self._look(pull, now)
+
+    async def _look(self, pull: Pull[Result], now: float) -> None:
         await self._close_if_silent(now)
         await self._catalogue.save()
         await self._checkpoint()
-        if now - self._looked > SETTLE_SECONDS and pull.idle:
-            self._looked = now
+        if pull.idle:
             await self._settle_if_ended(pull)
 
     # -- results ------------------------------------------------------------------------------------

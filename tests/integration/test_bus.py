@@ -105,7 +105,7 @@ async def test_a_server_that_does_not_answer_is_named_without_its_password(schem
 
 
 async def test_an_address_that_is_none_is_an_error_at_once() -> None:
-    with pytest.raises(FramemeshError, match="nats_host: .*port"):
+    with pytest.raises(FramemeshError, match=r"nats_host: .*port"):
         await Bus.connect("nats://me:s3cret@127.0.0.1:port", "test", patience=30)
 
 

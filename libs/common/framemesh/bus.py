@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -104,12 +105,10 @@ class Bus:
 
     async def _dial(self, address: str, patience: float) -> None:
         deadline = time.monotonic() + patience
-        address = address if "://" in address else f"nats://{address}"
+        address = _checked(address)
         while True:
             try:
                 await self._dial_once(address)
-            except ValueError as error:
-                raise FramemeshError(f"nats_host: {redact(address)} is no address: {error}") from error
             except (TimeoutError, OSError, NatsError) as error:
                 if time.monotonic() > deadline:
                     raise FramemeshError(
@@ -127,7 +126,10 @@ class Bus:
             address,
             name=self.instance,
             connect_timeout=2,
-            allow_reconnect=False,  # for the first dial; turned on below, so that a wrong address is an error
+            # For the first dial; turned on below, so that a wrong address is an error.
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
             reconnected_cb=self._on_reconnect,
             disconnected_cb=self._on_disconnect,
             error_cb=self._on_error,
@@ -476,6 +478,15 @@ class Bus:
         finally:
             with contextlib.suppress(NatsError):
                 await subscription.unsubscribe()
+
+
+def _checked(address: str) -> str:
+    address = address if "://" in address else f"nats://{address}"
+    try:
+        urlsplit(address).port  # noqa: B018 - reading it is the check
+    except ValueError:
+        raise FramemeshError(f"nats_host: {redact(address)} is no address; want nats://host:port") from None
+    return address
 
 
 def _seq(msg: Msg) -> int:

@@ -29,7 +29,7 @@ from framemesh.demo import plan as make_plan
 from framemesh.doctor import examine
 from framemesh.errors import FramemeshError
 from framemesh.events import EventStore
-from framemesh.mesh import LogFiles, Mesh, MeshState, remove_data, service_names
+from framemesh.mesh import LogFiles, Mesh, remove_data, running, service_names
 from framemesh.messages import Event
 from framemesh.registry import Registry
 from framemesh.registry import connect as connect_redis
@@ -39,7 +39,8 @@ from framemesh.telemetry import configure_logging, redact
 app = typer.Typer(
     help="Turn cameras and videos into events with evidence, on a mesh of small services.\n\n"
     "Begin with `framemesh demo`: it starts everything, runs a real video through, and shows the events. "
-    "For work that goes on, `framemesh up` starts the servers and services, and `framemesh run reader` reads a camera.",
+    "For work that goes on, `framemesh up` starts the servers and services, and `framemesh run reader` "
+    "reads a camera.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -120,7 +121,7 @@ def demo(
     keep: Annotated[
         Path | None,
         typer.Option(
-            help="Keep evidence, logs and the servers' data here; otherwise evidence alone is kept, in a temporary folder."
+            help="Keep evidence, logs and data here; left out: the evidence alone, in a temporary folder."
         ),
     ] = None,
     as_json: Annotated[
@@ -289,6 +290,7 @@ async def _up(
                     await mesh.start_service(name, label=label)
             for index, address in enumerate(sources):
                 await mesh.start_service("reader", {"video_source": address}, label=f"reader-{index + 1}")
+            await _wait_alive(mesh)
             mesh.mark_ready()
             err.print(f"up; data in {folder}")
             for name, value in sorted(mesh.environment().items()):
@@ -296,6 +298,15 @@ async def _up(
             await asyncio.Event().wait()
     finally:
         logs.close()
+
+
+async def _wait_alive(mesh: Mesh) -> None:
+    environment = mesh.environment()
+    redis = await connect_redis(environment["redis_host"], int(environment["redis_port"]))
+    try:
+        await mesh.wait_alive(Registry(redis, 10))
+    finally:
+        await redis.aclose()
 
 
 def _show_line(name: str, line: str) -> None:
@@ -306,8 +317,7 @@ def _show_line(name: str, line: str) -> None:
 
 def _detach(folder: Path) -> None:
     """Start the same command again in the background, and wait until it is up."""
-    state = MeshState.read(folder)
-    if state and state.alive and state.pid:
+    if state := running(folder):
         raise FramemeshError(f"a mesh is running in {folder} (process {state.pid}); stop it with `framemesh down`")
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     arguments = [part for part in sys.argv[1:] if part not in {"--detach", "-d"}]
@@ -318,8 +328,7 @@ def _detach(folder: Path) -> None:
             stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True,
         )  # fmt: skip
     while child.poll() is None:
-        state = MeshState.read(folder)
-        if state and state.ready and state.pid == child.pid:
+        if (state := running(folder)) and state.ready:
             out.print(f"up in the background (process {child.pid}); data in {folder}")
             out.print("`framemesh status` shows it, `framemesh down` ends it")
             return
@@ -336,14 +345,14 @@ def _last_line(log: Path) -> str:
 def down(data: DataOption = None) -> None:
     """Stop a mesh that `framemesh up` started, in order. Its data stays."""
     folder = _data(data)
-    state = MeshState.read(folder)
-    if not state or not state.pid or not state.alive:
+    state = running(folder)
+    if not state:
         raise FramemeshError(f"no mesh is running in {folder}")
     os.kill(state.pid, signal.SIGTERM)
     deadline = time.monotonic() + 15
-    while state.alive and time.monotonic() < deadline:
+    while running(folder) and time.monotonic() < deadline:
         time.sleep(0.05)
-    if state.alive:
+    if running(folder):
         raise FramemeshError(f"process {state.pid} does not stop; its logs are in {folder / 'logs'}")
     out.print("stopped")
 
@@ -410,7 +419,9 @@ def run(
     ],
     data: DataOption = None,
 ) -> None:
-    """Run one service here, with settings from the environment and `.env`, e.g. `video_source=rtsp://… framemesh run reader`.
+    """Run one service here: `video_source=rtsp://camera/stream framemesh run reader`.
+
+    Settings come from the environment and from `.env`.
 
     It finds the servers of a mesh that `framemesh up` started, unless the settings name others.
     """
@@ -480,10 +491,10 @@ async def _results(settings: Settings, *, follow: bool) -> None:
     try:
         if follow:
             await bus.client.subscribe(subjects.RESULTS_FEED, cb=lambda msg: fresh.put(msg.data))
-            while True:
-                typer.echo(await fresh.get())
         async for message in bus.raw(subjects.RESULTS.name, "inference.results.*.*"):
             typer.echo(message)
+        while follow:
+            typer.echo(await fresh.get())
     finally:
         await registry.redis.aclose()
         await bus.close()
@@ -491,7 +502,7 @@ async def _results(settings: Settings, *, follow: bool) -> None:
 
 @app.command()
 def doctor(data: DataOption = None) -> None:
-    """Say what this machine lacks for Framemesh, and how to mend it. Exits with 1 when something needed is missing."""
+    """Say what this machine lacks, and how to mend it. Exits with 1 when something needed is missing."""
     findings = examine(_mesh_environment(_data(data)))
     for finding in findings:
         mark = "[green]ok[/]  " if finding.ok else ("[red]no[/]  " if finding.needed else "[yellow]-[/]   ")
@@ -501,7 +512,7 @@ def doctor(data: DataOption = None) -> None:
         raise typer.Exit(1)
 
 
-def _version(value: bool) -> None:  # noqa: FBT001 - typer's callback
+def _version(value: bool) -> None:
     if value:
         typer.echo(f"framemesh {__version__}")
         raise typer.Exit
@@ -520,8 +531,8 @@ def _options(
 
 
 def _mesh_environment(folder: Path) -> dict[str, str]:
-    state = MeshState.read(folder)
-    return state.environment if state and state.pid and state.alive else {}
+    state = running(folder)
+    return state.environment if state else {}
 
 
 def _settings(data: Path | None) -> Settings:

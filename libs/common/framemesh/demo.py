@@ -37,7 +37,6 @@ ALIASES = {
 SAMPLE, SAMPLE_MODELS, SAMPLE_SECONDS = "people", ("yolox-nano", "squeezenet"), 50.0
 PACKAGED, PACKAGED_MODELS = "carphone", ("face-haar",)
 LABELS = {"face-haar": ("face",)}
-START_SECONDS = 90.0
 
 OnProgress = Callable[["Progress"], None]
 
@@ -134,7 +133,8 @@ class Demo:
         self._on_progress = on_progress
         self._progress = Progress()
         self._latencies: list[float] = []
-        self._run = ""
+        self._first_capture = float("inf")
+        self._last_result = 0.0
 
     async def run(self) -> dict[str, Any]:
         """Run everything; returns the summary. Raises FramemeshError when the source cannot be read."""
@@ -142,7 +142,7 @@ class Demo:
         await self._start_services()  # they wait for the servers, so that both start at once
         await servers
         async with self._connected() as (bus, registry):
-            await self._all_alive(registry)
+            await self._mesh.wait_alive(registry)
             await bus.declare(*subjects.EVERYWHERE)
             before = await self._counts(bus), await self._results(bus)
             await bus.client.subscribe(subjects.RESULTS_FEED, cb=self._on_result)
@@ -157,7 +157,7 @@ class Demo:
 
     async def _start_services(self) -> None:
         chosen, mesh = self._plan, self._mesh
-        kinds = [kind for kind in (self._kind(model) for model in chosen.models)]
+        kinds = [self._kind(model) for model in chosen.models]
         rules = [{"name": "demo", "labels": list(chosen.labels)}]
         if chosen.confidence is not None:
             rules[0]["confidence"] = chosen.confidence  # type: ignore[assignment]
@@ -190,20 +190,6 @@ class Demo:
             await redis.aclose()
             await bus.close()
 
-    async def _all_alive(self, registry: Registry) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        wanted = len(self._mesh.services)
-        while (alive := len(await registry.alive())) < wanted:
-            self._raise_failures()
-            if time.monotonic() > deadline:
-                raise FramemeshError(f"only {alive} of {wanted} services came up within {START_SECONDS:g} s")
-            await asyncio.sleep(0.05)
-
-    def _raise_failures(self) -> None:
-        for service in self._mesh.services.values():
-            if service.failed:
-                raise FramemeshError(service.failed)
-
     # -- progress -----------------------------------------------------------------------------------
 
     async def _on_result(self, msg: Msg) -> None:
@@ -214,6 +200,8 @@ class Demo:
         counts = self._progress.results
         counts[result.model] = counts.get(result.model, 0) + 1
         self._latencies.append(result.timing_ms.get("latency", 0.0))
+        self._first_capture = min(self._first_capture, result.captured_at)
+        self._last_result = time.time()
 
     def _tell(self, **changes: Any) -> None:
         for name, value in changes.items():
@@ -224,7 +212,7 @@ class Demo:
         """Wait until the source has ended and the registrator has accounted for all of it."""
         self._tell(phase="running")
         while True:
-            self._raise_failures()
+            self._mesh.raise_failures()
             await asyncio.sleep(0.2)
             state = await self._source_state(bus)
             frames = await bus.stream_info(subjects.frames_stream("frames-stream", 0).name)
@@ -285,7 +273,7 @@ class Demo:
             "dropped": sum(tasks.values()) - sum(results.values()) - dead,
             "dead_letters": dead,
             "seconds": round(seconds, 2),
-            "fps": round(stored / seconds, 1) if seconds else 0.0,
+            "fps": round(stored / max(self._last_result - self._first_capture, 1e-3), 1) if results else 0.0,
             "latency_ms": _percentiles(self._latencies),
             "events": [_event(event, base) for event in events],
         }

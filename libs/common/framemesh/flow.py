@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from framemesh import subjects
 from framemesh.bus import Bus
 from framemesh.messages import Frame, SourceState
@@ -17,12 +19,16 @@ async def _stored_and_routed(bus: Bus, topic: str, state: SourceState) -> bool:
         return True
     stream = subjects.frames_stream(topic, 0)
     last = await bus.last(stream.name, subjects.frames(topic, state.source), Frame)
-    if last is None:  # their time to live is over
-        return True
-    if last.message.run == state.run and last.message.seq < state.frames - 1:
-        return False
+    if last is None or last.message.run != state.run or last.message.seq < state.frames - 1:
+        return await _expired(bus, stream.name, state)
     router = await bus.consumer_info(subjects.router_consumer(stream))
     return bool(router and router.ack_floor and router.ack_floor.stream_seq >= last.seq)
+
+
+async def _expired(bus: Bus, stream: str, state: SourceState) -> bool:
+    """Whether the run ended so long ago that its frames are gone: nobody can wait for them any more."""
+    info = await bus.stream_info(stream)
+    return bool(info and info.config.max_age and time.time() - state.timestamp > info.config.max_age)
 
 
 async def _looked_at(bus: Bus, source: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import importlib.util
 import json
@@ -18,17 +19,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from framemesh.embedded import Servers, choose_ports
+from framemesh.embedded import Server, Servers, choose_ports
 from framemesh.errors import FramemeshError
 from framemesh.processes import OnLine, Process
+from framemesh.registry import Registry
 from framemesh.service import EXIT_CONFIG
 from framemesh.spool import default_folder
 
 log = logging.getLogger(__name__)
 
 STATE_FILE = "mesh.json"
+LOCK_FILE = "mesh.lock"
 SERVICE_STOP_SECONDS = 2.0
 MAX_BACKOFF = 10.0
+START_SECONDS = 90.0
 
 
 def service_names() -> list[str]:
@@ -63,16 +67,24 @@ class MeshState:
         part.write_text(json.dumps(self.__dict__, indent=2))
         part.replace(data / STATE_FILE)
 
-    @property
-    def alive(self) -> bool:
-        """Whether the process that wrote it still runs."""
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
+
+def running(data: Path) -> MeshState | None:
+    """The mesh that runs in ``data``, None when none does."""
+    lock = _lock(data) if (data / LOCK_FILE).exists() else None
+    if lock is not None:
+        os.close(lock)
+    return None if lock is not None or not (data / LOCK_FILE).exists() else MeshState.read(data)
+
+
+def _lock(data: Path) -> int | None:
+    """Lock a data folder; the kernel lets go of it however the process ends. None when it is locked."""
+    handle = os.open(data / LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    return handle
 
 
 @dataclass
@@ -95,14 +107,17 @@ class Mesh:
         self.data = data
         self._on_line = on_line
         self._stopping = False
+        self._server_watches: list[asyncio.Task[None]] = []
         self.services: dict[str, Supervised] = {}
         data.mkdir(parents=True, exist_ok=True)
-        known = MeshState.read(data)
-        if known and known.alive and known.pid != os.getpid():
+        lock = _lock(data)
+        if lock is None:
             raise FramemeshError(
-                f"a mesh is running in {data} (process {known.pid}); stop it with "
-                f"`framemesh down --data {data}`, or choose another folder with --data"
+                f"a mesh is running in {data}; stop it with `framemesh down --data {data}`, "
+                "or choose another folder with --data"
             )
+        self._lock = lock
+        known = MeshState.read(data)
         chosen = choose_ports(ports or {}, known.ports if known else {})
         self.servers = Servers(data, chosen, on_line)
         self._state = MeshState(os.getpid(), self.environment(), chosen)
@@ -126,6 +141,7 @@ class Mesh:
     async def start_servers(self) -> None:
         """Start the servers and wait until they work."""
         await self.servers.start()
+        self._server_watches = [asyncio.create_task(self._watch_server(server)) for server in self.servers.servers]
         self._write_state()
 
     async def start_service(
@@ -150,6 +166,25 @@ class Mesh:
         self._write_state()
         return supervised
 
+    async def wait_alive(self, registry: Registry) -> None:
+        """Wait until every service that was started is in the registry. Raises FramemeshError."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            self.raise_failures()
+            alive = {beat.pid for beat in await registry.alive()}
+            missing = [s.name for s in self.services.values() if not s.ended and s.process.pid not in alive]
+            if not missing:
+                return
+            if time.monotonic() > deadline:
+                raise FramemeshError(f"not up within {START_SECONDS:g} s: {', '.join(missing)}; see its logs")
+            await asyncio.sleep(0.05)
+
+    def raise_failures(self) -> None:
+        """Raise what a service says that cannot work as it is set up."""
+        for service in self.services.values():
+            if service.failed:
+                raise FramemeshError(service.failed)
+
     def mark_ready(self) -> None:
         """Tell others that everything has been started."""
         self._state.ready = True
@@ -158,17 +193,15 @@ class Mesh:
     async def stop(self) -> None:
         """Stop services, then servers, within five seconds."""
         self._stopping = True
-        for service in self.services.values():
-            service.watching.cancel()
+        for watch in [*self._server_watches, *(service.watching for service in self.services.values())]:
+            watch.cancel()
         await asyncio.gather(*(service.process.stop(SERVICE_STOP_SECONDS) for service in self.services.values()))
         await self.servers.stop()
         with contextlib.suppress(OSError):  # frames that nobody has stored yet stay for the next start
             Path(self.environment()["spool_dir"]).rmdir()
-        state = self.data / STATE_FILE
-        if state.exists():
-            self._state.pid = 0
-            self._state.services, self._state.servers, self._state.ready = {}, {}, False
-            self._state.write(self.data)
+        self._state.services, self._state.servers, self._state.ready = {}, {}, False
+        self._state.write(self.data)
+        os.close(self._lock)
 
     def pids(self) -> dict[str, int]:
         """Process ids of everything that runs, by name."""
@@ -194,6 +227,20 @@ class Mesh:
             await service.process.close()
             await asyncio.sleep(delay)
             await service.process.start()
+            self._write_state()
+
+    async def _watch_server(self, server: Server) -> None:
+        """Start a server again that died; its data is on disk, and services wait for it."""
+        while server.process:
+            status = await server.process.wait()
+            log.warning("%s ended with status %d; starting it again", server.name, status)
+            await server.process.close()
+            try:
+                await server.start()
+                await server.ready()
+            except FramemeshError as error:
+                log.error("%s", error)
+                await asyncio.sleep(1)
             self._write_state()
 
     def _write_state(self) -> None:
@@ -239,4 +286,5 @@ def remove_data(data: Path) -> None:
     """Remove a mesh's data: the servers' folders and the state, not the evidence."""
     for name in ("nats", "seaweedfs", "redis", "logs"):
         shutil.rmtree(data / name, ignore_errors=True)
-    (data / STATE_FILE).unlink(missing_ok=True)
+    for name in (STATE_FILE, LOCK_FILE):
+        (data / name).unlink(missing_ok=True)

@@ -11,13 +11,14 @@ import argparse
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nats.js.api import StreamConfig
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 
 from framemesh import __version__, subjects
 from framemesh.errors import FramemeshError
@@ -38,6 +39,8 @@ from framemesh.subjects import Stream
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 URN = "urn:framemesh:message:"
+DUPLICATE_WINDOW = 120.0
+"""Seconds that the server takes where a stream says nothing."""
 ASYNCAPI = "asyncapi.yaml"
 SUFFIX = ".schema.json"
 
@@ -206,8 +209,8 @@ OPERATIONS = (
         "registrator",
         "receive",
         "results",
-        f"Pulls with the durable consumer `{subjects.registrator_consumer('{source}').name}`, whose ack floor is its "
-        "checkpoint.",
+        f"Pulls with the durable consumer `{subjects.registrator_consumer('{source}').name}`, whose ack floor is "
+        "its checkpoint.",
     ),
     Operation(
         "registrator", "receive", "frames", "Reads back the frames of an event by time, without a consumer."
@@ -262,7 +265,7 @@ def asyncapi() -> Node:
         "channels": {channel.name: _channel(channel) for channel in CHANNELS},
         "operations": {_operation_name(operation): _operation(operation) for operation in OPERATIONS},
         "components": {
-            "messages": {channel.name: _message(channel) for channel in CHANNELS},
+            "messages": {_key(channel): _message(channel) for channel in CHANNELS},
             "schemas": {model.__name__: {"$ref": f"./{slug(model)}{SUFFIX}"} for model in WIRE},
         },
     }
@@ -278,7 +281,7 @@ fails validation goes to the dead letters. Times are seconds since the epoch, UT
 Every message carries the header `Nats-Msg-Id`, by which its stream keeps one of two copies, and most carry
 `traceparent` (W3C Trace Context). The schemas are JSON Schema 2020-12.
 
-{Heartbeat.__name__} does not travel on NATS: it lies in Redis under `service:<kind>:<instance>`, with a time to live.
+{Heartbeat.__name__} does not travel on NATS: it lies in Redis under `service:<kind>:<instance>` and fades there.
 """
 
 
@@ -286,9 +289,8 @@ def _channel(channel: Channel) -> Node:
     names = re.findall(r"{(\w+)}", channel.address)
     node: Node = {
         "address": channel.address,
-        "title": channel.name,
-        "description": f"{channel.text}\n\n{_kept(channel)}\n",
-        "messages": {channel.message.__name__: {"$ref": f"#/components/messages/{channel.name}"}},
+        "description": f"{textwrap.fill(channel.text, 100)}\n\n{textwrap.fill(_kept(channel), 100)}\n",
+        "messages": {_key(channel): {"$ref": f"#/components/messages/{_key(channel)}"}},
     }
     if names:
         node["parameters"] = {name: {"description": _PARAMETERS[name]} for name in names}
@@ -297,29 +299,46 @@ def _channel(channel: Channel) -> Node:
     return node
 
 
+def _key(channel: Channel) -> str:
+    return ("Republished" if channel.feed else "") + channel.message.__name__
+
+
 def _kept(channel: Channel) -> str:
     config = channel.stream.config
     if channel.feed:
         source = config.republish.src if config.republish else ""
-        return f"Not kept: the server republishes here what comes to `{source}` (stream {config.name})."
-    return f"Kept in stream {config.name}: {config.description}."
+        return f"Not kept: the server republishes here what comes to `{source}` (stream `{config.name}`)."
+    said = _stream(config)
+    kept = "a work queue" if said["retention"] == RetentionPolicy.WORK_QUEUE else "a log"
+    where = "in memory" if said["storage"] == StorageType.MEMORY else "on disk"
+    gives = "a full one refuses" if said["discard"] == DiscardPolicy.NEW else "a full one drops the oldest"
+    bounds = [text.format(said[name]) for name, text in _BOUNDS.items() if name in said]
+    return f"Stream `{config.name}`, {kept} {where}, {gives}. Bounds: {', '.join(bounds)}."
+
+
+_BOUNDS = {
+    "max_age_seconds": "{:,} s",
+    "max_bytes": "{:,} bytes",
+    "max_messages": "{:,} messages",
+    "max_messages_per_subject": "{:,} a subject",
+}
 
 
 def _stream(config: StreamConfig) -> Node:
-    """What a stream keeps and for how long. What is not said is not bounded."""
+    """What a stream keeps and for how long; a bound that is not said is none."""
     limits = {
         "max_age_seconds": config.max_age,
         "max_bytes": config.max_bytes,
         "max_messages": config.max_msgs,
         "max_messages_per_subject": config.max_msgs_per_subject,
-        "duplicate_window_seconds": config.duplicate_window,
+        "duplicate_window_seconds": config.duplicate_window or DUPLICATE_WINDOW,
     }
     return {
         "stream": config.name,
         "subjects": list(config.subjects or []),
-        "retention": (config.retention or "limits"),
-        "storage": (config.storage or "file"),
-        "discard": (config.discard or "old"),
+        "retention": config.retention or RetentionPolicy.LIMITS,
+        "storage": config.storage or StorageType.FILE,
+        "discard": config.discard or DiscardPolicy.OLD,
         **{name: _whole(value) for name, value in limits.items() if value and value > 0},
     }
 
@@ -344,9 +363,10 @@ def _message(channel: Channel) -> Node:
             "Nats-Stream": {"type": "string", "description": "Stream that the result lies in"},
             "Nats-Subject": {"type": "string", "description": "Subject that it was published on"},
             "Nats-Sequence": {"type": "string", "description": "Its sequence there"},
+            "Nats-Time-Stamp": {"type": "string", "description": "When the stream took it, RFC 3339"},
         }
     return {
-        "name": name,
+        "name": _key(channel),
         "title": name,
         "summary": (channel.message.__doc__ or "").splitlines()[0],
         "contentType": "application/json",
@@ -368,7 +388,7 @@ def _operation(operation: Operation) -> Node:
         "channel": {"$ref": reference},
         "summary": operation.text,
         "tags": [{"name": operation.service}],
-        "messages": [{"$ref": f"{reference}/messages/{channel.message.__name__}"}],
+        "messages": [{"$ref": f"{reference}/messages/{_key(channel)}"}],
     }
 
 

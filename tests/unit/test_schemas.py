@@ -1,0 +1,413 @@
+from __future__ import annotations
+
+import builtins
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from framemesh import schemas, subjects
+from framemesh.messages import (
+    WIRE,
+    Captured,
+    Classification,
+    DeadLetter,
+    Detection,
+    Event,
+    EventState,
+    Frame,
+    Heartbeat,
+    Message,
+    Result,
+    SourceState,
+    Task,
+    Transition,
+)
+from framemesh.subjects import Stream
+
+ROOT = Path(__file__).parents[2]
+PROTO = ROOT / "proto"
+
+Node = dict[str, Any]
+
+FRAME: Node = {
+    "source": "door",
+    "run": "r1",
+    "seq": 7,
+    "frame_id": "frame_000007",
+    "url": "http://127.0.0.1:8080/3,01",
+    "timestamp": 1_700_000_000.25,
+    "width": 640,
+    "height": 480,
+    "bytes": 1234,
+    "captured_at": 1_700_000_000.5,
+}
+RESULT = Result(
+    model="DetectionInference",
+    source="door",
+    run="r1",
+    seq=7,
+    frame_id="frame_000007",
+    timestamp=1.5,
+    frame_url="http://127.0.0.1:8080/3,01",
+    result=[
+        Detection(label="person", class_id=0, confidence=0.75, box=(1, 2, 3, 4.5)),
+        Classification(label="tabby", class_id=281, confidence=1, region=0),
+    ],
+    timing_ms={"infer": 1.25},
+    captured_at=1.25,
+    width=640,
+    height=480,
+    regions=[(0, 0, 10, 10)],
+)
+MESSAGES: tuple[Message, ...] = (
+    Frame(**FRAME),
+    Captured(entry="door.r1.000000000007.frame", frame=Frame(**FRAME)),
+    Task(**FRAME, model="DetectionInference", stride=2, regions=[(0, 0, 10, 10)]),
+    RESULT,
+    SourceState(source="door", run="r1", state="ended", frames=8, timestamp=2.5),
+    Event(
+        id="e1",
+        task_key=RESULT.task_key,
+        source="door",
+        run="r1",
+        rule="person",
+        label="person",
+        counts={"person": 3},
+        start=1.5,
+        end=2.5,
+        state=EventState.CREATED,
+        transitions=[Transition(state=EventState.CREATED, timestamp=2.75)],
+        message=RESULT,
+    ),
+    DeadLetter(
+        stream="FRAMES",
+        subject="frames-stream.door",
+        stream_seq=1,
+        consumer="router",
+        reason="ValueError: no",
+        origin="router-1",
+        deliveries=5,
+        headers={"Nats-Msg-Id": "door/r1/7"},
+        payload="{}",
+        timestamp=3.5,
+    ),
+    Heartbeat(kind="Router", instance="router-1", host="h", pid=1, started=1.5, version="0.1.0"),
+)
+
+
+WRONG: tuple[Any, ...] = (None, -1, "", [], {"no": 1}, "a b", 1e9, 0.5)
+
+
+# -- a validator of just the keywords that the schemas use; another keyword is an error --------------------
+
+TYPES: dict[str, type | tuple[type, ...]] = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "null": type(None),
+}
+NOTES = {"$schema", "$id", "$defs", "title", "description", "default"}
+
+
+def problems(value: Any, schema: Node, root: Node, path: str = "$") -> Iterator[str]:
+    for keyword, wanted in schema.items():
+        if keyword not in NOTES:
+            yield from CHECKS[keyword](value, wanted, root, path)
+
+
+def _type(value: Any, wanted: str, _: Node, path: str) -> Iterator[str]:
+    whole = wanted == "integer" and isinstance(value, float) and value.is_integer()  # 1.0 is an integer in JSON
+    if not (whole or isinstance(value, TYPES[wanted])) or (isinstance(value, bool) and wanted != "boolean"):
+        yield f"{path}: {value!r} is no {wanted}"
+
+
+def _ref(value: Any, wanted: str, root: Node, path: str) -> Iterator[str]:
+    yield from problems(value, resolved(root, wanted), root, path)
+
+
+def _any_of(value: Any, wanted: list[Node], root: Node, path: str) -> Iterator[str]:
+    if all(list(problems(value, schema, root, path)) for schema in wanted):
+        yield f"{path}: {value!r} is none of the alternatives"
+
+
+def _properties(value: Any, wanted: dict[str, Node], root: Node, path: str) -> Iterator[str]:
+    for name, schema in wanted.items():
+        if isinstance(value, dict) and name in value:
+            yield from problems(value[name], schema, root, f"{path}.{name}")
+
+
+def _additional(value: Any, wanted: Node | bool, root: Node, path: str) -> Iterator[str]:
+    if isinstance(wanted, dict) and isinstance(value, dict):
+        for name, item in value.items():
+            yield from problems(item, wanted, root, f"{path}.{name}")
+
+
+def _items(value: Any, wanted: Node, root: Node, path: str) -> Iterator[str]:
+    for index, item in enumerate(value if isinstance(value, list) else ()):
+        yield from problems(item, wanted, root, f"{path}[{index}]")
+
+
+def _prefix(value: Any, wanted: list[Node], root: Node, path: str) -> Iterator[str]:
+    for index, (item, schema) in enumerate(zip(value, wanted, strict=False)):
+        yield from problems(item, schema, root, f"{path}[{index}]")
+
+
+def _holds(test: Any) -> Any:
+    def check(value: Any, wanted: Any, _: Node, path: str) -> Iterator[str]:
+        try:
+            holds = test(value, wanted)
+        except TypeError:  # the type is another keyword's business
+            return
+        if not holds:
+            yield f"{path}: {value!r} breaks {wanted!r}"
+
+    return check
+
+
+CHECKS: dict[str, Any] = {
+    "type": _type,
+    "$ref": _ref,
+    "anyOf": _any_of,
+    "properties": _properties,
+    "additionalProperties": _additional,
+    "items": _items,
+    "prefixItems": _prefix,
+    "required": _holds(lambda value, names: not isinstance(value, dict) or set(names) <= set(value)),
+    "enum": _holds(lambda value, values: value in values),
+    "const": _holds(lambda value, one: value == one),
+    "pattern": _holds(lambda value, pattern: re.search(pattern, value)),
+    "minimum": _holds(lambda value, least: value >= least),
+    "maximum": _holds(lambda value, most: value <= most),
+    "exclusiveMinimum": _holds(lambda value, least: value > least),
+    "minItems": _holds(lambda value, least: len(value) >= least),
+    "maxItems": _holds(lambda value, most: len(value) <= most),
+}
+
+
+def resolved(root: Node, reference: str) -> Node:
+    """What a reference within a document points at; KeyError where that is nothing."""
+    assert reference.startswith("#/")
+    node = root
+    for part in reference[2:].split("/"):
+        node = node[part]
+    return node
+
+
+def nodes(node: Any) -> Iterator[Node]:
+    if isinstance(node, dict):
+        yield node
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from nodes(child)
+
+
+def schema_file(model: type[Message]) -> Node:
+    loaded: Node = json.loads((PROTO / f"{schemas.slug(model)}.schema.json").read_text("utf-8"))
+    return loaded
+
+
+def document() -> Node:
+    loaded: Node = yaml.safe_load((PROTO / "asyncapi.yaml").read_text("utf-8"))
+    return loaded
+
+
+# -- JSON Schema -------------------------------------------------------------------------------------------
+
+
+def test_the_files_are_those_of_the_code() -> None:
+    assert schemas.drifted(PROTO) == [], "run `make generate`"
+
+
+@pytest.mark.parametrize("model", WIRE)
+def test_a_schema_says_what_it_is(model: type[Message]) -> None:
+    schema = schema_file(model)
+    assert list(schema)[:4] == ["$schema", "$id", "title", "description"]
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema["$id"] == f"urn:framemesh:message:{schemas.slug(model)}"
+    assert schema["title"] == model.__name__
+    assert schema["type"] == "object"
+    assert set(schema["required"]) == {name for name, field in model.model_fields.items() if field.is_required()}
+
+
+@pytest.mark.parametrize("model", WIRE)
+def test_a_schema_is_well_formed(model: type[Message]) -> None:
+    schema = schema_file(model)
+    for node in nodes(schema):
+        if isinstance(node.get("$ref"), str):
+            resolved(schema, node["$ref"])
+        if isinstance(node.get("type"), str):
+            assert node["type"] in TYPES
+        if isinstance(node.get("pattern"), str):
+            re.compile(node["pattern"])
+        if isinstance(node.get("required"), list):
+            assert set(node["required"]) <= set(node["properties"])
+
+
+def test_every_message_has_an_example_here() -> None:
+    assert tuple(type(message) for message in MESSAGES) == WIRE
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_real_message_validates(message: Message) -> None:
+    schema = schema_file(type(message))
+    assert list(problems(json.loads(message.model_dump_json()), schema, schema)) == []
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_the_schema_and_the_model_refuse_alike(message: Message) -> None:
+    schema = schema_file(type(message))
+    good = json.loads(message.model_dump_json())
+    for name in good:
+        for wrong in WRONG:
+            changed = good | {name: wrong}
+            try:
+                type(message).model_validate_json(json.dumps(changed))
+            except ValidationError:
+                taken = False
+            else:
+                taken = True
+            assert (not list(problems(changed, schema, schema))) == taken, (name, wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [({"source": "two words"}, "$.source"), ({"width": 0}, "$.width"), ({"regions": [[1, 2, 3]]}, "$.regions")],
+)
+def test_the_schema_of_a_task_refuses(change: Node, path: str) -> None:
+    schema = schema_file(Task)
+    task = json.loads(MESSAGES[2].model_dump_json()) | change
+    assert [problem.partition(":")[0] for problem in problems(task, schema, schema)] == [path]
+
+
+# -- AsyncAPI ----------------------------------------------------------------------------------------------
+
+
+def test_every_reference_resolves() -> None:
+    api = document()
+    references = [node["$ref"] for node in nodes(api) if isinstance(node.get("$ref"), str)]
+    assert len(references) > 50
+    for reference in references:
+        if reference.startswith("#/"):
+            resolved(api, reference)
+        else:
+            assert (PROTO / reference).is_file()
+
+
+def test_the_operations_use_messages_of_their_channels() -> None:
+    api = document()
+    for operation in api["operations"].values():
+        assert operation["action"] in {"send", "receive"}
+        channel = operation["channel"]["$ref"]
+        for message in operation["messages"]:
+            assert message["$ref"].startswith(f"{channel}/messages/")
+
+
+def test_every_channel_is_used() -> None:
+    api = document()
+    used = {operation["channel"]["$ref"].rpartition("/")[2] for operation in api["operations"].values()}
+    assert used == set(api["channels"])
+    assert {"subscriber", "service"} < {tag["name"] for node in api["operations"].values() for tag in node["tags"]}
+
+
+def test_the_services_are_those_of_the_house() -> None:
+    tags = {tag["name"] for node in document()["operations"].values() for tag in node["tags"]}
+    for service in tags - {"subscriber", "service"}:
+        assert (ROOT / "services" / service / "__main__.py").is_file()
+
+
+def all_streams() -> list[Stream]:
+    declared = [value for value in vars(subjects).values() if isinstance(value, Stream)]
+    return [*declared, subjects.frames_stream("frames-stream", 900), *subjects.task_streams("{model}")]
+
+
+@pytest.mark.parametrize("stream", all_streams(), ids=lambda stream: stream.name)
+def test_every_subject_of_every_stream_has_a_channel(stream: Stream) -> None:
+    kept = [node for node in document()["channels"].values() if "x-jetstream" in node]
+    for subject in stream.config.subjects or []:
+        (channel,) = [node for node in kept if subject in node["x-jetstream"]["subjects"]]
+        assert channel["x-jetstream"]["stream"] == stream.name
+        assert f"`{stream.name}`" in channel["description"]
+        tokens = [
+            "*" if re.fullmatch(r"{\w+}", token) and token not in subject else token
+            for token in channel["address"].split(".")
+        ]
+        wanted = subject.split(".")
+        assert tokens == wanted or (wanted[-1] == ">" and tokens[: len(wanted) - 1] == wanted[:-1])
+
+
+def test_the_feed_of_results_has_a_channel() -> None:
+    republish = subjects.RESULTS.config.republish
+    assert republish is not None
+    assert document()["channels"]["resultsFeed"]["address"] == republish.dest
+
+
+def test_the_parameters_are_those_of_the_addresses() -> None:
+    for channel in document()["channels"].values():
+        assert list(channel.get("parameters", {})) == re.findall(r"{(\w+)}", channel["address"])
+
+
+def test_the_yaml_is_read_as_it_was_meant() -> None:
+    assert document() == json.loads(json.dumps(schemas.asyncapi()))
+    text = (PROTO / "asyncapi.yaml").read_text("utf-8")
+    assert not re.search(r"[&*]id\d", text)
+    assert max(len(line) for line in text.splitlines()) < 130
+
+
+# -- the tool ----------------------------------------------------------------------------------------------
+
+
+def test_writing_then_checking(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "proto"
+    assert schemas.main([str(folder)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(WIRE) + 1
+    assert schemas.main([str(folder), "--check"]) == 0
+    assert schemas.main([str(folder)]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_drift_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    schemas.write(tmp_path)
+    (tmp_path / "frame.schema.json").write_text("{}\n")
+    (tmp_path / "task.schema.json").unlink()
+    (tmp_path / "old.schema.json").write_text('{"$id": "urn:framemesh:message:old"}\n')
+    (tmp_path / "theirs.schema.json").write_text("{}\n")
+    assert schemas.main(["--check", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == (
+        f"{tmp_path} has drifted from the code: frame.schema.json, old.schema.json, task.schema.json; "
+        "run `make generate`\n"
+    )
+    schemas.write(tmp_path)
+    assert schemas.drifted(tmp_path) == []
+    assert sorted(path.name for path in tmp_path.glob("*s.schema.json")) == ["theirs.schema.json"]
+    assert not (tmp_path / "old.schema.json").exists()
+
+
+def test_without_pyyaml_it_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = builtins.__import__
+
+    def refuse(name: str, *rest: Any, **more: Any) -> Any:
+        if name == "yaml":
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    schemas.files.cache_clear()
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    assert schemas.main([str(tmp_path / "new")]) == 1
+    assert capsys.readouterr().err == "asyncapi.yaml needs PyYAML: run `pip install pyyaml`\n"
+
+
+@pytest.mark.parametrize(
+    ("model", "name"), [(Frame, "frame"), (SourceState, "source-state"), (DeadLetter, "dead-letter")]
+)
+def test_file_names(model: type[Message], name: str) -> None:
+    assert schemas.slug(model) == name
