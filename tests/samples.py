@@ -24,7 +24,7 @@ def frame(source: str, seq: int = 0, **values: Any) -> Frame:
         "width": 640,
         "height": 480,
         "bytes": 4,
-        "captured_at": time.time(),
+        "captured_at": 1000.0,
     }
     return Frame.model_validate(given | values)
 

@@ -31,16 +31,17 @@ class Backoff:
     """Delays that double up to a limit, with jitter so that a hundred readers do not knock at once."""
 
     def __init__(self, first: float, most: float) -> None:
-        self._first, self._most, self._next = first, most, first
+        self._first, self._most = min(first, most), most
+        self._next = self._first
 
     def reset(self) -> None:
         """The source is well again."""
         self._next = self._first
 
     def delay(self) -> float:
-        """Seconds until the next try."""
+        """Seconds until the next try, never more than the limit."""
         now, self._next = self._next, min(self._most, self._next * 2)
-        return now * random.uniform(0.7, 1.3)  # noqa: S311
+        return now * random.uniform(0.6, 1)  # noqa: S311
 
 
 class Window:
@@ -87,6 +88,7 @@ class Capture:
         self._stop = threading.Event()
         self._seen = 0
         self._live_clock = LiveClock()
+        self._begun = time.monotonic()
 
     def stop(self) -> None:
         """End the run at the next frame."""
@@ -98,6 +100,7 @@ class Capture:
         A live source that goes away is opened again, for ever; run, counts and clock go on.
         """
         backoff = Backoff(FIRST_RETRY, self.settings.retry_seconds)
+        self._begun = time.monotonic()
         while not self._stop.is_set():
             try:
                 self._read_once(backoff)
@@ -131,7 +134,7 @@ class Capture:
         for picture in reader:
             backoff.reset()
             timestamp = clock.stamp(picture.pts)
-            offset = clock.offset if isinstance(clock, FileClock) else time.monotonic() - begun
+            offset = clock.offset if isinstance(clock, FileClock) else time.monotonic() - self._begun
             if self._stop.is_set() or (self.settings.video_duration and offset >= self.settings.video_duration):
                 return
             self._seen += 1
@@ -144,11 +147,12 @@ class Capture:
     def _keep(self, picture: Picture, timestamp: float) -> None:
         captured_at = time.time()
         jpeg = picture.jpeg(self.settings.jpeg_quality)
-        if not self._room():
-            self._drop("the spool is full")
-            return
         frame = self._frame(picture, timestamp, captured_at, len(jpeg))
         try:
+            if not self._room():
+                if not self._stop.is_set():
+                    self._drop("the spool is full")
+                return
             entry = self._spool.write(frame, jpeg)
         except OSError as error:
             if self.delivery is Delivery.LOSSLESS:

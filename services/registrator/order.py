@@ -22,6 +22,9 @@ been dropped for a newer frame and never come."""
 FIRST_FRAMES = 16
 """A lane that begins this early in a run begins at its first frame."""
 REMEMBERED = 4096
+"""Results that were given up, or that came before their lane began, of which a lane knows whether they came."""
+KEPT_RUNS = 4
+"""Runs of one model whose lanes are kept: the last results of a run come while the next one has begun."""
 
 
 @dataclass
@@ -34,6 +37,7 @@ class _Lane(Generic[T]):
     wait: float
     heap: list[tuple[int, int, float, T]] = field(default_factory=list)
     skipped: dict[int, None] = field(default_factory=dict)
+    early: dict[int, None] = field(default_factory=dict)
 
     def drain(self) -> Iterator[T]:
         while self.heap and self.heap[0][0] <= self.next:
@@ -43,25 +47,36 @@ class _Lane(Generic[T]):
                 yield item
 
     def skip_to(self, seq: int) -> None:
-        for missing in range(self.next, seq, self.stride):
+        for missing in range(self.next, seq, self.stride)[-REMEMBERED:]:
             self.skipped[missing] = None
-        while len(self.skipped) > REMEMBERED:
-            del self.skipped[next(iter(self.skipped))]
+        _forget_oldest(self.skipped)
         self.next = seq
+
+    def is_new(self, seq: int) -> bool:
+        """Whether a result that comes after its turn comes for the first time."""
+        if seq >= self.first:
+            return self.skipped.pop(seq, seq) is None
+        new = seq not in self.early
+        self.early[seq] = None
+        _forget_oldest(self.early)
+        return new
 
 
 class Order(Generic[T]):
-    """Hands items out by the ``seq`` of their results, each once, a lane for each model and run."""
+    """Hands items out by the ``seq`` of their results, each once, a lane for each run, model and stride.
+
+    The stride is part of it because the router may be given other routes in the middle of a run.
+    """
 
     def __init__(self) -> None:
-        self._lanes: dict[tuple[str, str], _Lane[T]] = {}
+        self._lanes: dict[tuple[str, str, int], _Lane[T]] = {}
         self._count = itertools.count()
 
     def push(self, result: Result, item: T, now: float) -> list[T]:
         """Take an item; returns those that are next. One that came before is dropped."""
         lane = self._lane(result)
         if result.seq < lane.next:
-            return [item] if self._is_late(lane, result.seq) else []
+            return [item] if lane.is_new(result.seq) else []
         heapq.heappush(lane.heap, (result.seq, next(self._count), now, item))
         return list(lane.drain())
 
@@ -78,27 +93,28 @@ class Order(Generic[T]):
         return (entry[3] for lane in self._lanes.values() for entry in lane.heap)
 
     def _lane(self, result: Result) -> _Lane[T]:
-        key = (result.run, result.model)
+        key = (result.run, result.model, result.stride)
         if key not in self._lanes:
             first = 0 if result.seq < FIRST_FRAMES * result.stride else result.seq
             wait = LIVE_WAIT if result.delivery is Delivery.LIVE else LOSSLESS_WAIT
-            self._forget_other_runs(result)
             self._lanes[key] = _Lane(first, first, result.stride, wait)
+            self._forget_old_runs(result.model)
         return self._lanes[key]
 
-    def _forget_other_runs(self, result: Result) -> None:
-        for key, lane in list(self._lanes.items()):
-            if key[0] != result.run and key[1] == result.model and not lane.heap:
+    def _forget_old_runs(self, model: str) -> None:
+        lanes = [key for key in self._lanes if key[1] == model]
+        for key in lanes[:-KEPT_RUNS]:
+            if not self._lanes[key].heap:
                 del self._lanes[key]
 
     @staticmethod
-    def _is_late(lane: _Lane[T], seq: int) -> bool:
-        if seq < lane.first:
-            return True
-        return lane.skipped.pop(seq, seq) is None
-
-    @staticmethod
     def _overdue(lane: _Lane[T], now: float) -> Iterator[T]:
-        while lane.heap and now - min(entry[2] for entry in lane.heap) > lane.wait:
+        last = max((seq for seq, _, since, _ in lane.heap if now - since > lane.wait), default=-1)
+        while lane.heap and lane.heap[0][0] <= last:
             lane.skip_to(lane.heap[0][0])
             yield from lane.drain()
+
+
+def _forget_oldest(seqs: dict[int, None]) -> None:
+    while len(seqs) > REMEMBERED:
+        del seqs[next(iter(seqs))]

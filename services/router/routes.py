@@ -55,8 +55,15 @@ def follow_tasks(result: Result, routes: list[Route] | None) -> list[Task]:
     return [
         task
         for route in routes or []
-        if route.follows == result.model and result.seq % route.stride == 0 and (task := _follow(result, route))
+        if route.follows == result.model
+        and result.seq % _stride(result, route) == 0
+        and (task := _follow(result, route))
     ]
+
+
+def _stride(result: Result, route: Route) -> int:
+    """In frames of the source, of which the followed model itself may see only every nth."""
+    return result.stride * route.stride
 
 
 def _follow(result: Result, route: Route) -> Task | None:
@@ -81,6 +88,6 @@ def _follow(result: Result, route: Route) -> Task | None:
         captured_at=result.captured_at,
         delivery=result.delivery,
         model=route.model,
-        stride=route.stride,
+        stride=_stride(result, route),
         regions=boxes,
     )

@@ -12,8 +12,8 @@ import av
 import cv2
 import psutil
 import pytest
-from framemesh import assets
 
+from framemesh import assets
 from tests.e2e.mesh import PRESENCES, environment, framemesh, overlap
 
 
@@ -63,7 +63,9 @@ def test_evidence_opens(sample: tuple[dict[str, Any], Path]) -> None:
             assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 10)
             frames = sum(1 for _ in container.decode(stream))
         length = event["end"] - event["start"]
-        assert length <= frames / 10 <= length + 4.2  # two seconds of pre-roll and of post-roll, where there are any
+        assert (
+            length <= frames / 10 <= length + 4.2
+        )  # two seconds of pre-roll and of post-roll, where there are any
         picture = cv2.imread(str(image))
         assert picture is not None
         assert picture.shape[:2] == (event_size(video)[1], event_size(video)[0])
@@ -152,4 +154,3 @@ def test_a_misspelt_setting_is_named(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "setting vidoe_source (.env) is not known; did you mean video_source?" in done.stderr
-

@@ -13,6 +13,7 @@ from typing import Any
 
 import nats
 import pytest
+
 from framemesh import demo, subjects
 from framemesh.demo import Demo, Plan, Progress
 from framemesh.mesh import LogFiles, Mesh

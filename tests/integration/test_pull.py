@@ -49,8 +49,8 @@ async def fill(bus: Bus, consumer: Consumer, count: int, begin: int = 0) -> None
             await bus.client.flush()
 
     async def stored() -> bool:
-        info = await bus.stream_info(consumer.stream.name)
-        return bool(info and info.state.last_seq >= last + count)
+        after = await bus.stream_info(consumer.stream.name)
+        return bool(after and after.state.last_seq >= last + count)
 
     await until(stored)
 
@@ -63,7 +63,7 @@ async def state(bus: Bus, consumer: Consumer) -> ConsumerInfo:
 
 async def drained(bus: Bus, consumer: Consumer) -> bool:
     info = await bus.stream_info(consumer.stream.name)
-    return bool(info) and not info.state.messages
+    return info is not None and not info.state.messages
 
 
 @asynccontextmanager
@@ -538,6 +538,7 @@ async def test_a_pull_survives_that_its_consumer_is_deleted(bus: Bus, source: st
     pull = await bus.pull(consumer, Frame)
     await fill(bus, consumer, 3)
     assert await seqs(pull, 3) == [0, 1, 2]
+    await until(lambda: drained(bus, consumer))
     await bus.jetstream.delete_consumer(source, "workers")
     await fill(bus, consumer, 3, begin=3)
     assert await seqs(pull, 3, within=6) == [3, 4, 5]
@@ -546,6 +547,7 @@ async def test_a_pull_survives_that_its_consumer_is_deleted(bus: Bus, source: st
 async def test_a_pull_survives_that_its_stream_is_deleted(bus: Bus, source: str) -> None:
     consumer = queue(source)
     pull = await bus.pull(consumer, Frame)
+    await asyncio.sleep(0.2)  # a request that the server drops unanswered would be missed after 12.5 s
     await bus.jetstream.delete_stream(source)
     for seq in range(3):
         await bus.publish(f"{source}.a", frame("cam", seq), msg_id=str(seq))
@@ -606,8 +608,11 @@ async def test_a_server_that_is_away_for_three_seconds_costs_the_publishers_noth
     info = await bus.stream_info(source)
     assert info
     assert info.state.last_seq == 100
-    assert sorted(await seqs(pull, 100)) == list(range(100))
-    assert await pull.batch(1, wait=0.5) == []
+    found: set[int] = set()
+    while len(found) < 100:  # what the server had delivered when it was killed may come again
+        found.update(await seqs(pull, 1))
+    assert found == set(range(100))
+    await until(lambda: drained(bus, consumer))
     await bus.close()
 
 

@@ -33,6 +33,7 @@ Image = NDArray[np.uint8]
 Found = Detection | Classification
 
 FETCH_PATIENCE = 60.0
+LAST_BATCH_SECONDS = 1.5
 
 
 class WorkerSettings(Settings):
@@ -54,9 +55,11 @@ class Work:
 
     envelope: Envelope[Task]
     jpeg: bytes
+    places: asyncio.Semaphore
     timing: dict[str, float] = field(default_factory=dict)
     found: list[Found] = field(default_factory=list)
     error: Exception | None = None
+    done: bool = False
 
     @property
     def task(self) -> Task:
@@ -96,7 +99,7 @@ class ModelWorker(Service[W], Generic[W]):
     async def prepare(self) -> None:
         """Load the model before the mesh is told that it is there."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._ready: asyncio.Queue[Work] = asyncio.Queue(self.settings.batch_size)
+        self._ready: asyncio.Queue[Work] = asyncio.Queue()
         self._publishing: set[asyncio.Task[None]] = set()
         self._blobs = BlobStore(self.settings.master_url)
         await self.bus.declare(subjects.RESULTS)
@@ -106,16 +109,16 @@ class ModelWorker(Service[W], Generic[W]):
     async def run(self) -> None:
         """Work off live and lossless tasks until cancelled."""
         consumers = subjects.worker_consumers(self.kind)
-        pulls = [
-            await self.bus.pull(consumer, Task, window=self.settings.batch_size + 1) for consumer in consumers
-        ]
+        pulls = [await self.bus.pull(consumer, Task, window=self.settings.batch_size) for consumer in consumers]
         async with asyncio.TaskGroup() as group:
             for pull in pulls:
                 group.create_task(self._fetching(pull))
             group.create_task(self._inferring())
 
     async def finish(self) -> None:
-        """Let what has been inferred be published."""
+        """Let what has been inferred be published, and give back what has not been begun."""
+        while not self._ready.empty():
+            await self._ready.get_nowait().envelope.nak(0.1)
         if self._publishing:
             await asyncio.wait(self._publishing, timeout=1)
         await self._blobs.close()
@@ -129,20 +132,26 @@ class ModelWorker(Service[W], Generic[W]):
     # -- fetch --------------------------------------------------------------------------------------
 
     async def _fetching(self, pull: Pull[Task]) -> None:
-        async for envelope in pull.each():
-            begun = time.perf_counter()
-            try:
-                jpeg = await self._fetch(envelope.message.url)
-            except BlobMissing as error:
-                await self.bus.bury(envelope, f"frame {envelope.message.frame_id} is gone: {error}", error)
-                continue
-            except BlobError as error:
-                log.warning("%s", error)
-                await envelope.nak(5)
-                continue
-            work = Work(envelope, jpeg)
-            work.timing["fetch"] = _since(begun)
-            await self._ready.put(work)
+        """Fetch one batch ahead of the model and no more: a live frame that waits here grows old."""
+        places = asyncio.Semaphore(2 * self.settings.batch_size)
+        while True:
+            await places.acquire()
+            for envelope in await pull.batch(1):
+                await self._fetch_work(envelope, places)
+
+    async def _fetch_work(self, envelope: Envelope[Task], places: asyncio.Semaphore) -> None:
+        begun = time.perf_counter()
+        try:
+            jpeg = await self._fetch(envelope.message.url)
+        except BlobMissing as error:
+            places.release()
+            await self.bus.bury(envelope, f"frame {envelope.message.frame_id} is gone: {error}", error)
+        except BlobError as error:
+            places.release()
+            log.warning("%s", error)
+            await envelope.nak(5)
+        else:
+            self._ready.put_nowait(Work(envelope, jpeg, places, {"fetch": _since(begun)}))
 
     async def _fetch(self, url: str) -> bytes:
         deadline = time.monotonic() + FETCH_PATIENCE
@@ -162,18 +171,29 @@ class ModelWorker(Service[W], Generic[W]):
             batch = [await self._ready.get()]
             while len(batch) < self.settings.batch_size and not self._ready.empty():
                 batch.append(self._ready.get_nowait())
-            await loop.run_in_executor(self._thread, self._work, batch)
-            for work in batch:
-                task = asyncio.create_task(self._publish(work))
-                self._publishing.add(task)
-                task.add_done_callback(self._publishing.discard)
+            inference = loop.run_in_executor(self._thread, self._work, batch)
+            try:
+                await asyncio.shield(inference)
+            except asyncio.CancelledError:
+                # What is nearly done is worth a moment more than a redelivery.
+                await asyncio.wait([inference], timeout=LAST_BATCH_SECONDS)
+                raise
+            finally:
+                self._hand_on(batch)
+
+    def _hand_on(self, batch: list[Work]) -> None:
+        for work in batch:
+            work.places.release()
+            task = asyncio.create_task(self._publish(work) if work.done else work.envelope.nak(0.1))
+            self._publishing.add(task)
+            task.add_done_callback(self._publishing.discard)
 
     def _work(self, batch: list[Work]) -> None:
         try:
             self._work_together(batch)
         except Exception as error:  # whatever a model raises is the task's failure, not the worker's
             if len(batch) == 1:
-                batch[0].error = error
+                batch[0].error, batch[0].done = error, True
                 return
             for work in batch:
                 self._work([work])
@@ -201,6 +221,7 @@ class ModelWorker(Service[W], Generic[W]):
                 for found in self._findings(next(outputs), crop, box, index, work.task)
             ]
             work.timing["postprocess"] = _since(begun)
+            work.done = True
 
     def _findings(self, output: Any, crop: Image, box: Box | None, index: int, task: Task) -> list[Found]:
         height, width = crop.shape[:2]
@@ -280,20 +301,24 @@ def _reduction(shorter: int, min_size: int) -> int:
 
 
 def crops(image: Image, task: Task) -> list[tuple[Image, Box | None]]:
-    """The parts of a decoded picture that a task asks for, each with its box in pixels of the frame."""
+    """The parts of a decoded picture that a task asks for, each with its box in pixels of the frame.
+
+    The box is that of the crop: whole pixels of the picture, inside of it.
+    """
     if task.regions is None:
         return [(image, None)]
     scale_x, scale_y = image.shape[1] / task.width, image.shape[0] / task.height
-    return [(_crop(image, box, scale_x, scale_y), box) for box in task.regions]
+    return [_crop(image, box, scale_x, scale_y) for box in task.regions]
 
 
-def _crop(image: Image, box: Box, scale_x: float, scale_y: float) -> Image:
+def _crop(image: Image, box: Box, scale_x: float, scale_y: float) -> tuple[Image, Box]:
     height, width = image.shape[:2]
     left = min(max(int(box[0] * scale_x), 0), width - 1)
     top = min(max(int(box[1] * scale_y), 0), height - 1)
     right = min(max(int(box[2] * scale_x), left + 1), width)
     bottom = min(max(int(box[3] * scale_y), top + 1), height)
-    return image[top:bottom, left:right]
+    cut = (left / scale_x, top / scale_y, right / scale_x, bottom / scale_y)
+    return image[top:bottom, left:right], cut
 
 
 def _scaled(item: Found, scale_x: float, scale_y: float, left: float, top: float) -> Found:

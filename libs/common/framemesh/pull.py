@@ -67,14 +67,14 @@ class _Waiting:
 class Envelope(Generic[M]):
     """A delivered message: settle it with exactly one of ack, nak and term."""
 
-    __slots__ = ("_pull", "message", "meta", "raw", "received")
+    __slots__ = ("_pull", "alive_at", "message", "meta", "raw")
 
-    def __init__(self, pull: Pull[M], raw: Msg, meta: Meta, message: M | None) -> None:
+    def __init__(self, pull: Pull[M], raw: Msg, meta: Meta, since: float) -> None:
         self._pull = pull
         self.raw = raw
         self.meta = meta
-        self.message: M = message  # type: ignore[assignment]  # None only on its way to the dead letters
-        self.received = time.monotonic()
+        self.message: M
+        self.alive_at = since  # when the server last heard that somebody has it
 
     @property
     def consumer(self) -> Consumer:
@@ -159,7 +159,7 @@ class Pull(Generic[M]):
                 async with asyncio.timeout(wait):
                     await self._arrived.wait()
             while self._waiting and len(found) < most:
-                if envelope := await self._open(self._waiting.popleft().msg):
+                if envelope := await self._open(self._waiting.popleft()):
                     found.append(envelope)
             if not self._waiting and not self._stopped:
                 self._arrived.clear()
@@ -212,7 +212,7 @@ class Pull(Generic[M]):
         if self._subscription:
             with contextlib.suppress(NatsError, TimeoutError):
                 async with asyncio.timeout(STOP_SECONDS if self._bus.client.is_connected else 0):
-                    await self._subscription.drain()
+                    await self._subscription.drain()  # type: ignore[no-untyped-call]
 
     async def restart(self) -> None:
         """Ask anew: what was asked before went down with the server."""
@@ -238,10 +238,11 @@ class Pull(Generic[M]):
 
     # -- inside -------------------------------------------------------------------------------------
 
-    async def _open(self, msg: Msg) -> Envelope[M] | None:
+    async def _open(self, waiting: _Waiting) -> Envelope[M] | None:
         """Validate a message; what is none, or has killed its workers, goes to the dead letters."""
+        msg = waiting.msg
         meta = Meta.parse(msg.reply)
-        envelope: Envelope[M] = Envelope(self, msg, meta, None)
+        envelope: Envelope[M] = Envelope(self, msg, meta, waiting.since)
         self._held[msg.reply] = envelope
         if meta.deliveries > self.consumer.max_deliveries:
             await self._bus.bury(envelope, f"delivered {meta.deliveries} times and never finished")
@@ -297,8 +298,8 @@ class Pull(Generic[M]):
         now = time.monotonic()
         third = self.consumer.ack_wait / 3
         for envelope in list(self._held.values()):
-            if now - envelope.received > third:
-                envelope.received = now
+            if now - envelope.alive_at > third:
+                envelope.alive_at = now
                 await envelope.in_progress()
         for waiting in list(self._waiting):
             if now - waiting.since > third:

@@ -88,9 +88,10 @@ class Registry:
 
     async def alive(self, kind: str = "*") -> list[Heartbeat]:
         """Services that are alive now, of one kind or of all, by kind and instance."""
-        keys = sorted([key async for key in self.redis.scan_iter(match=_key(kind, "*"), count=500)])
+        keys = [key async for key in self.redis.scan_iter(match=_key(kind, "*"), count=500)]
         values = await self.redis.mget(keys) if keys else []
-        return [beat for value in values if value and (beat := _parse(value))]
+        found = [beat for value in values if value and (beat := _parse(value))]
+        return sorted(found, key=lambda beat: (beat.kind, beat.instance))
 
     # -- leases -------------------------------------------------------------------------------------
 
