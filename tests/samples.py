@@ -13,7 +13,7 @@ from framemesh.embedded import Server
 from framemesh.messages import DeadLetter, Detection, Event, EventState, Frame, Result, Task, Transition
 
 
-def frame(source: str, seq: int = 0, **values: Any) -> Frame:
+def frame(source: str, seq: int = 0, /, **values: Any) -> Frame:
     given = {
         "source": source,
         "run": "run-1",

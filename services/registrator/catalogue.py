@@ -11,6 +11,7 @@ from framemesh import subjects
 from framemesh.bus import Bus
 from framemesh.events import EventStore
 from framemesh.messages import Event, EventState, Transition
+from framemesh.timeline import position
 from services.registrator.rules import Sightings
 
 log = logging.getLogger(__name__)
@@ -54,9 +55,13 @@ class Catalogue:
         self._events: dict[str, Event] = {}
         self._unsaved: dict[str, Event] = {}
 
-    async def load(self) -> None:
-        """Learn what was told before, so that nothing is told twice."""
-        async for stored in self._bus.read(subjects.EVENTS.name, subjects.events(self._source), 1, Event):
+    async def load(self, since: float) -> None:
+        """Learn what was told from ``since`` on (epoch seconds), so that a replay tells nothing twice."""
+        subject = subjects.events(self._source)
+        begin = await position(
+            self._bus, subjects.EVENTS.name, subject, Event, lambda event: event.transitions[-1].timestamp, since
+        )
+        async for stored in self._bus.read(subjects.EVENTS.name, subject, begin, Event):
             event = stored.message
             known = self._events.get(event.id)
             if known is None or len(event.transitions) > len(known.transitions):

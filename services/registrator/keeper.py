@@ -19,6 +19,7 @@ from framemesh.bus import Bus
 from framemesh.flow import drained
 from framemesh.messages import Delivery, Event, EventState, Result, SourceState
 from framemesh.pull import Envelope, Pull
+from framemesh.subjects import Consumer
 from services.registrator.catalogue import ENDED, Catalogue, describe
 from services.registrator.evidence import EvidenceError
 from services.registrator.order import Order
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 BATCH = 256
 TICK = 0.2
 LOOK_SECONDS = 0.5
+CLOCK_SKEW = 60.0
 SILENCE = 5.0
 """Seconds beyond a rule's idle time after which the silence of a camera closes what is open."""
 
@@ -62,9 +64,9 @@ class Keeper:
 
     async def run(self) -> None:
         """Keep the source until cancelled."""
-        await self._catalogue.load()
         consumer = subjects.registrator_consumer(self.source)
         await self._bus.rewind(consumer)
+        await self._catalogue.load(await self._replays_from(consumer))
         pull = await self._bus.pull(consumer, Result, window=4 * BATCH)
         try:
             while True:
@@ -73,6 +75,14 @@ class Keeper:
             await pull.stop()
             for task in self._proving.values():
                 task.cancel()
+
+    async def _replays_from(self, consumer: Consumer) -> float:
+        """Time before which nothing was told that the replay could tell again."""
+        info = await self._bus.consumer_info(consumer)
+        floor = info.ack_floor.stream_seq if info and info.ack_floor else 0
+        subject = subjects.results("*", self.source)
+        first = await self._bus.at_or_after(subjects.RESULTS.name, subject, floor + 1, Result)
+        return first.message.captured_at - CLOCK_SKEW if first else time.time()
 
     async def _turn(self, pull: Pull[Result]) -> None:
         envelopes = await pull.batch(BATCH, wait=TICK)

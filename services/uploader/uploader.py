@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,13 +63,14 @@ class Uploader(Service[UploaderSettings]):
         consumer = subjects.uploader_consumer(self.settings.node)
         pull: Pull[Captured] = await self.bus.pull(consumer, Captured, window=4 * BATCH)
         await self._rescan(older_than=0)
+        scanned = time.monotonic()
         while True:
             envelopes = await pull.batch(BATCH, wait=RESCAN_SECONDS)
-            if envelopes:
-                await self._upload([entry for item in envelopes if (entry := await self._open(item))])
-            else:
-                # Claims that were lost with the server's memory still lie in the folder.
+            await self._upload([entry for item in envelopes if (entry := await self._open(item))])
+            # Frames whose claims were lost with the server's memory still lie in the folder.
+            if time.monotonic() - scanned > RESCAN_SECONDS:
                 await self._rescan(older_than=RESCAN_SECONDS)
+                scanned = time.monotonic()
 
     async def finish(self) -> None:
         """Close the store's connections."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,9 +13,9 @@ import pytest
 
 from framemesh import assets, subjects
 from framemesh.bus import Bus
-from framemesh.flow import waiting_tasks
+from framemesh.flow import drained, waiting_tasks
 from framemesh.mesh import LogFiles, Mesh
-from framemesh.messages import DeadLetter, Result, SourceState
+from framemesh.messages import Classification, DeadLetter, Detection, Result, SourceState
 from framemesh.processes import Process
 
 FRAMES = 120  # in the clip
@@ -126,3 +126,36 @@ async def test_a_model_that_breaks_ends_in_the_dead_letters(
         assert "slow_worker.py" in letter.stack
         assert letter.deliveries == 5
         assert letter.subject == "SlowInference-lossless.file"
+
+
+async def test_a_model_follows_another(tmp_path: Path, assets: Callable[[str], Path]) -> None:
+    """Detection, then classification of the people it found, every second frame."""
+    for name in ("yolox-nano", "squeezenet", "squeezenet-labels"):
+        assets(name)
+    follower = '{"model": "ClassificationInference", "follows": "DetectionInference", "labels": ["person"]}'
+    routes = f'{{"*": [{{"model": "DetectionInference", "stride": 2}}, {follower}]}}'
+    logs = LogFiles(tmp_path / "logs")
+    async with Mesh(tmp_path, on_line=logs) as mesh:
+        await mesh.start_servers()
+        for name in ("uploader", "detection", "classification"):
+            await mesh.start_service(name)
+        await mesh.start_service("router", {"routes": routes})
+        bus = await Bus.connect(mesh.environment()["nats_host"], "test")
+        reader = {"video_source": str(assets("people")), "pace": "fast", "video_duration": "9"}
+        await mesh.start_service("reader", reader | {"source": "corridor"})
+        state = await ended(bus, "corridor")
+        while not await drained(bus, "frames-stream", state):
+            await asyncio.sleep(0.2)
+        read = bus.read(subjects.RESULTS.name, "inference.results.*.corridor", 1, Result)
+        results = [stored.message async for stored in read]
+        await bus.close()
+    logs.close()
+    detected = {r.seq: r for r in results if r.model == "DetectionInference"}
+    classified = {r.seq: r for r in results if r.model == "ClassificationInference"}
+    assert sorted(detected) == list(range(0, 90, 2))
+    people = {seq: [d for d in r.result if d.label == "person"] for seq, r in detected.items()}
+    assert set(classified) == {seq for seq, found in people.items() if found}
+    assert len(classified) > 10
+    for seq, result in classified.items():
+        assert [d.box for d in people[seq] if isinstance(d, Detection)] == result.regions
+        assert {c.region for c in result.result if isinstance(c, Classification)} <= set(range(len(people[seq])))

@@ -42,7 +42,7 @@ def test_a_field_of_a_newer_sender_is_left_out() -> None:
 )  # fmt: skip
 def test_a_frame_that_could_not_travel_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        frame("cam", **wrong)  # type: ignore[arg-type]
+        frame("cam", **wrong)
 
 
 @given(st.floats(allow_nan=True).filter(lambda x: not 0 <= x <= 1))

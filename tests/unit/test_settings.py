@@ -58,7 +58,7 @@ def test_a_wrong_value_names_the_setting_and_the_fix(
 def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("redis_port", "x")
     monkeypatch.setenv("health_port", "y")
-    with pytest.raises(FramemeshError, match="setting redis_port: .*; setting health_port: "):
+    with pytest.raises(FramemeshError, match=r"setting redis_port: .*; setting health_port: "):
         load(Settings)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -31,9 +32,7 @@ def test_no_password_of_a_url_is_left(scheme: str, user: str, password: str, res
         assert f"{scheme}://***@" in redact(text)
 
 
-@pytest.mark.parametrize(
-    "password", ["p@ss", "p@ss@", "pa/ss", "pa?ss", "pa#ss", "pa:ss", "12/34", "é'\"`$%", "://"[1:]]
-)
+@pytest.mark.parametrize("password", ["p@ss", "p@ss@", "pa/ss", "pa?ss", "pa#ss", "pa:ss", "12/34", "é'\"`$%"])
 def test_passwords_that_people_type_are_hidden(password: str) -> None:
     assert redact(f"lost rtsp://admin:{password}@10.0.0.7:554/1") == "lost rtsp://***@10.0.0.7:554/1"
 
@@ -67,6 +66,13 @@ def test_secrets_in_queries_are_hidden(text: str) -> None:
 )
 def test_text_without_secrets_stays_as_it_is(text: str) -> None:
     assert redact(text) == text
+
+
+def test_a_long_word_takes_no_time() -> None:
+    begun = time.monotonic()
+    assert redact("x" * 1_000_000) == "x" * 1_000_000
+    assert redact("a://" * 100_000) == "a://" * 100_000
+    assert time.monotonic() - begun < 5
 
 
 @given(st.text())

@@ -18,6 +18,7 @@ from framemesh.messages import Frame
 _HEAD = struct.Struct(">4sI")
 _MAGIC = b"FMS1"
 _SUFFIX = ".frame"
+ABANDONED_SECONDS = 60.0
 
 
 class SpoolError(Exception):
@@ -52,6 +53,9 @@ class Spool:
         self._sized_at = 0.0
         self._size = 0
         folder.mkdir(parents=True, exist_ok=True)
+        for part in folder.glob(".*.part"):  # of a reader that died while it wrote
+            if time.time() - part.stat().st_mtime > ABANDONED_SECONDS:
+                part.unlink(missing_ok=True)
 
     def write(self, frame: Frame, jpeg: bytes) -> str:
         """Add an entry and return its name. It appears whole or not at all. Raises OSError."""

@@ -21,8 +21,9 @@ STAGE_SECONDS = Histogram(
 )
 
 # Everything between the scheme and the last @ of the word: people type passwords with @, /, ? and # as they are,
-# and a path with an @ that is hidden too does less harm than a password that is not.
-_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?:(?!://)\S)*@")
+# and a path with an @ that is hidden too does less harm than a password that is not. The scheme has a bound, or a
+# long word would take forever.
+_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,30}://)(?:(?!://)\S)*@")
 # Cameras take passwords in queries and, some makes, in the path: /user=admin_password=secret_channel=1.
 _SECRET_VALUE = re.compile(
     r"(?i)([?&](?:pass|token|access_token|secret|key|auth|signature)=|(?:password|passwd|pwd)=)[^&\s'\"]+"

@@ -1,18 +1,23 @@
-"""Frames of a source by time, found in FRAMES without an index: its timestamps only rise."""
+"""Messages by time, found without an index: along a source's subject, times only rise."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import TypeVar
 
 from framemesh.bus import Bus
-from framemesh.messages import Frame
+from framemesh.messages import Frame, Message
+
+M = TypeVar("M", bound=Message)
 
 
-async def position(bus: Bus, stream: str, subject: str, timestamp: float) -> int:
-    """Stream sequence of the first frame on ``subject`` at or after ``timestamp``, by bisection.
+async def position(
+    bus: Bus, stream: str, subject: str, model: type[M], key: Callable[[M], float], at: float
+) -> int:
+    """Stream sequence of the first message on ``subject`` whose ``key`` is ``at`` or more, by bisection.
 
-    One past the end when there is none.
+    One past the end when there is none. The key must only rise along the stream.
     """
     info = await bus.stream_info(stream)
     if info is None:
@@ -20,8 +25,8 @@ async def position(bus: Bus, stream: str, subject: str, timestamp: float) -> int
     low, high = max(1, info.state.first_seq), info.state.last_seq + 1
     while low < high:
         middle = (low + high) // 2
-        found = await bus.at_or_after(stream, subject, middle, Frame)
-        if found is None or found.message.timestamp >= timestamp:
+        found = await bus.at_or_after(stream, subject, middle, model)
+        if found is None or key(found.message) >= at:
             high = middle
         else:
             low = found.seq + 1
@@ -30,7 +35,7 @@ async def position(bus: Bus, stream: str, subject: str, timestamp: float) -> int
 
 async def between(bus: Bus, stream: str, subject: str, since: float, until: float) -> AsyncIterator[Frame]:
     """Frames on ``subject`` with ``since`` <= timestamp <= ``until``, in order."""
-    begin = await position(bus, stream, subject, since)
+    begin = await position(bus, stream, subject, Frame, lambda frame: frame.timestamp, since)
     async for stored in bus.read(stream, subject, begin, Frame):
         if stored.message.timestamp > until:
             return

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import io
+
+import av
+import numpy as np
+import pytest
+import simplejpeg
+from hypothesis import given
+from hypothesis import strategies as st
+
+from framemesh.bus import Reject
+from framemesh.inference import Found, Image, _scaled, crops, decode
+from framemesh.messages import Box, Classification, Detection, Task
+from tests import samples
+
+
+def gradient(width: int, height: int) -> Image:
+    """Blue rises to the right and green downwards, so that a pixel's colour says where it was."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0] = np.linspace(0, 255, width)[None, :]
+    image[..., 1] = np.linspace(0, 255, height)[:, None]
+    return image
+
+
+def jpeg(width: int, height: int, colorspace: str = "BGR") -> bytes:
+    encoded: bytes = simplejpeg.encode_jpeg(gradient(width, height), quality=95, colorspace=colorspace)
+    return encoded
+
+
+def task(width: int, height: int, regions: list[Box] | None) -> Task:
+    values = {"width": width, "height": height, "regions": regions}
+    return samples.task("cam", "M").model_copy(update=values)
+
+
+def person(box: Box) -> Detection:
+    return Detection(label="person", class_id=0, confidence=0.9, box=box)
+
+
+# -- decoding ---------------------------------------------------------------------------------------------
+
+
+def test_a_picture_is_decoded_to_bgr() -> None:
+    image = decode(jpeg(64, 48))
+    assert image.shape == (48, 64, 3)
+    assert image.dtype == np.dtype(np.uint8)
+    assert np.abs(image.astype(int) - gradient(64, 48)).mean() < 5
+
+
+def test_a_grey_picture_is_decoded_to_bgr() -> None:
+    grey = simplejpeg.encode_jpeg(np.full((48, 64, 1), 99, np.uint8), colorspace="GRAY")
+    assert np.abs(decode(grey).astype(int) - 99).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("size", "min_size", "shape"),
+    [
+        ((1920, 1080), 0, (1080, 1920)),
+        ((1920, 1080), 416, (540, 960)),
+        ((1920, 1080), 270, (270, 480)),
+        ((1920, 1080), 271, (540, 960)),
+        ((1920, 1080), 541, (1080, 1920)),
+        ((640, 360), 416, (360, 640)),
+        ((101, 51), 10, (13, 26)),
+        ((101, 51), 25, (26, 51)),
+        ((3, 1), 1, (1, 3)),
+    ],
+)
+def test_a_large_picture_is_decoded_smaller(size: tuple[int, int], min_size: int, shape: tuple[int, int]) -> None:
+    image = decode(jpeg(*size), min_size)
+    assert image.shape == (*shape, 3)
+    assert min(image.shape[:2]) >= min(min_size, *size)
+
+
+@pytest.mark.parametrize("min_size", [60, 120])
+def test_a_smaller_picture_is_the_same_picture(min_size: int) -> None:
+    image = decode(jpeg(640, 480), min_size)
+    assert np.abs(image.astype(int) - gradient(image.shape[1], image.shape[0])).mean() < 5
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="image2pipe") as out:
+        stream = out.add_stream("png")
+        stream.width, stream.height, stream.pix_fmt = 8, 8, "rgb24"
+        frame = av.VideoFrame.from_ndarray(np.zeros((8, 8, 3), np.uint8), format="rgb24")
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+GARBAGE = {
+    "nothing": b"",
+    "text": b"404 page not found",
+    "zeros": bytes(1000),
+    "a head alone": b"\xff\xd8\xff\xe0",
+    "half": jpeg(640, 480)[:5000],
+    "without its end": jpeg(640, 480)[:-2],
+    "a PNG": png(),
+}
+
+
+@pytest.mark.parametrize("min_size", [0, 100])
+@pytest.mark.parametrize("data", GARBAGE.values(), ids=list(GARBAGE))
+def test_what_is_no_picture_is_rejected(data: bytes, min_size: int) -> None:
+    with pytest.raises(Reject, match="not a JPEG that can be read"):
+        decode(data, min_size)
+
+
+@given(data=st.binary(max_size=200), min_size=st.sampled_from([0, 16]))
+def test_no_bytes_crash_the_decoder(data: bytes, min_size: int) -> None:
+    with pytest.raises(Reject):
+        decode(jpeg(8, 8)[:20] + data, min_size)
+
+
+# -- crops ------------------------------------------------------------------------------------------------
+
+
+def test_a_task_without_regions_is_the_whole_picture() -> None:
+    image = gradient(64, 48)
+    ((crop, box),) = crops(image, task(64, 48, None))
+    assert crop is image
+    assert box is None
+
+
+def test_a_task_with_no_regions_left_is_nothing() -> None:
+    assert crops(gradient(64, 48), task(64, 48, [])) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "cut"),
+    [
+        ((10, 20, 30, 40), (10, 20, 30, 40)),
+        ((10.6, 20.9, 30.2, 40.7), (10, 20, 30, 40)),
+        ((0, 0, 64, 48), (0, 0, 64, 48)),
+        ((-5, -5, 10, 10), (0, 0, 10, 10)),
+        ((50, 40, 99, 99), (50, 40, 64, 48)),
+        ((70, 60, 80, 90), (63, 47, 64, 48)),
+        ((10, 10, 10, 10), (10, 10, 11, 11)),
+        ((30, 40, 10, 20), (30, 40, 31, 41)),
+    ],
+)
+def test_a_crop_is_whole_pixels_inside_of_the_picture(asked: Box, cut: Box) -> None:
+    image = gradient(64, 48)
+    ((crop, box),) = crops(image, task(64, 48, [asked]))
+    assert box == cut
+    x1, y1, x2, y2 = (int(value) for value in cut)
+    assert (crop == image[y1:y2, x1:x2]).all()
+    assert crop.size
+
+
+def test_crops_of_a_picture_that_was_decoded_smaller() -> None:
+    image = gradient(64, 48)
+    ((crop, box),) = crops(image, task(256, 192, [(40, 80, 122, 160)]))
+    assert crop.shape == (20, 20, 3)
+    assert box == (40, 80, 120, 160)
+
+
+edges = st.floats(-1000, 3000)
+
+
+@given(boxes=st.lists(st.tuples(edges, edges, edges, edges), max_size=5), factor=st.sampled_from([1, 2, 4]))
+def test_every_region_has_a_crop_of_its_own(boxes: list[Box], factor: int) -> None:
+    image = gradient(160, 120)
+    found = crops(image, task(160 * factor, 120 * factor, boxes))
+    assert len(found) == len(boxes)
+    for crop, box in found:
+        assert box is not None
+        x1, y1, x2, y2 = box
+        assert 0 <= x1 < x2 <= 160 * factor
+        assert 0 <= y1 < y2 <= 120 * factor
+        assert crop.shape == ((y2 - y1) / factor, (x2 - x1) / factor, 3)
+
+
+# -- back to the frame ------------------------------------------------------------------------------------
+
+
+def test_a_class_has_no_place() -> None:
+    tabby = Classification(label="tabby", class_id=281, confidence=0.5)
+    assert _scaled(tabby, 2, 2, 10, 10) is tabby
+
+
+def test_a_box_at_full_size_stays_as_it_is() -> None:
+    found = person((1, 2, 3, 4))
+    assert _scaled(found, 1, 1, 0, 0) is found
+
+
+@pytest.mark.parametrize(
+    ("scale", "corner", "box"),
+    [
+        ((2, 4), (0, 0), (2, 8, 6, 16)),
+        ((1, 1), (10, 20), (11, 22, 13, 24)),
+        ((1, 1), (10, 0), (11, 2, 13, 4)),
+        ((2, 2), (10, 20), (12, 24, 16, 28)),
+    ],
+)
+def test_a_box_is_scaled_then_moved(scale: tuple[float, float], corner: tuple[float, float], box: Box) -> None:
+    found: Found = _scaled(person((1, 2, 3, 4)), *scale, *corner)
+    assert found == person(box)
+
+
+@given(
+    box=st.tuples(st.integers(0, 100), st.integers(0, 80), st.integers(5, 60), st.integers(5, 40)),
+    outside=st.integers(0, 50),
+    factor=st.sampled_from([1, 2, 4]),
+)
+def test_what_fills_a_crop_lies_where_the_crop_was(
+    box: tuple[int, int, int, int], outside: int, factor: int
+) -> None:
+    """Also for a region that reaches out of the frame, of which the crop has only the part inside."""
+    x, y, w, h = box
+    region = (x - outside, y - outside, x + w, y + h)
+    ((crop, cut),) = crops(gradient(160, 120), task(160 * factor, 120 * factor, [region]))
+    assert cut is not None
+    height, width = crop.shape[:2]
+    x1, y1, x2, y2 = cut
+    found = _scaled(person((0, 0, width, height)), (x2 - x1) / width, (y2 - y1) / height, x1, y1)
+    assert isinstance(found, Detection)
+    inside = (max(0, region[0]), max(0, region[1]), region[2], region[3])
+    assert found.box == pytest.approx(inside, abs=factor)
