@@ -101,7 +101,7 @@ class Capture:
         """
         backoff = Backoff(FIRST_RETRY, self.settings.retry_seconds)
         self._begun = time.monotonic()
-        while not self._stop.is_set():
+        while not self._stop.is_set() and not self._over(time.monotonic() - self._begun):
             try:
                 self._read_once(backoff)
             except SourceUnavailable as error:
@@ -112,6 +112,10 @@ class Capture:
                 self._stop.wait(delay)
             else:
                 return
+
+    def _over(self, seconds: float) -> bool:
+        """Whether as much has been read as was asked for."""
+        return 0 < self.settings.video_duration <= seconds
 
     def _read_once(self, backoff: Backoff) -> None:
         settings = self.settings
@@ -135,7 +139,7 @@ class Capture:
             backoff.reset()
             timestamp = clock.stamp(picture.pts)
             offset = clock.offset if isinstance(clock, FileClock) else time.monotonic() - self._begun
-            if self._stop.is_set() or (self.settings.video_duration and offset >= self.settings.video_duration):
+            if self._stop.is_set() or self._over(offset):
                 return
             self._seen += 1
             if (self._seen - 1) % (self.settings.video_skip_frames + 1):

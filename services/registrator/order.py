@@ -96,7 +96,9 @@ class Order(Generic[T]):
         key = (result.run, result.model, result.stride)
         if key not in self._lanes:
             first = 0 if result.seq < FIRST_FRAMES * result.stride else result.seq
-            wait = LIVE_WAIT if result.delivery is Delivery.LIVE else LOSSLESS_WAIT
+            # A model that follows another gets no task where that one found nothing: its gaps mean nothing.
+            gaps = result.delivery is Delivery.LIVE or result.regions is not None
+            wait = LIVE_WAIT if gaps else LOSSLESS_WAIT
             self._lanes[key] = _Lane(first, first, result.stride, wait)
             self._forget_old_runs(result.model)
         return self._lanes[key]

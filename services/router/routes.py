@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -25,6 +25,14 @@ class Route(BaseModel):
     @classmethod
     def _short_form(cls, value: Any) -> Any:
         return {"model": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.follows == self.model:
+            raise ValueError(f"{self.model} cannot follow itself")
+        if self.labels is not None and self.follows is None:
+            raise ValueError("labels are those of the model that is followed: say which with follows")
+        return self
 
 
 Routes = dict[str, list[Route]]

@@ -156,7 +156,7 @@ async def _demo(chosen: Plan, keep: Path | None) -> dict[str, Any]:
     err.print(
         f"Running {redact(chosen.source)}{length} through {', '.join(chosen.models)}; logs in {data / 'logs'}"
     )
-    logs = LogFiles(data / "logs")
+    logs = LogFiles(data / "logs", _show_trouble)
     try:
         async with Mesh(data, on_line=logs) as mesh:
             with _bar() as show:
@@ -307,6 +307,12 @@ async def _wait_alive(mesh: Mesh) -> None:
         await mesh.wait_alive(Registry(redis, 10))
     finally:
         await redis.aclose()
+
+
+def _show_trouble(name: str, line: str) -> None:
+    """What a user of the demo should know: that a camera does not answer, that a frame is damaged."""
+    if name == "reader" and " WARNING " in line:
+        err.print(line.partition(" WARNING ")[2].strip(), markup=False)
 
 
 def _show_line(name: str, line: str) -> None:

@@ -213,6 +213,8 @@ class SeaweedServer(Server):
         flags = {
             "dir": self.data, "ip": HOST, "ip.bind": HOST,
             "master.port": self.ports["master"], "master.port.grpc": self.ports["master_grpc"],
+            # Alone, it need not wait for others before it leads again: 3 s to restart instead of 20.
+            "master.electionTimeout": "1s", "master.heartbeatInterval": "100ms",
             "master.telemetry": "false", "master.volumeSizeLimitMB": 256,
             "volume.port": self.ports["volume"], "volume.port.grpc": self.ports["volume_grpc"],
             "volume.max": 0, "volume.minFreeSpace": 1, "volume.preStopSeconds": 0,
