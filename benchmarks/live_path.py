@@ -136,7 +136,13 @@ def main() -> None:
     tell(f"  {fast['fps']:.1f} frames/s; mesh / bare = {report['ratio']:.2f}")
 
     plan = Plan(
-        str(clip), (MODEL,), ("person",), arguments.seconds, "realtime", arguments.workers, delivery="live"
+        str(clip),
+        (MODEL,),
+        ("person",),
+        arguments.seconds,
+        pace="realtime",
+        detection_workers=arguments.workers,
+        delivery="live",
     )
     tell(f"mesh: real time, live delivery, {arguments.seconds:g} s ...")
     live, _ = asyncio.run(run_mesh(plan))

@@ -70,7 +70,7 @@ def spans(summary: dict[str, Any]) -> list[tuple[str, float, float, dict[str, in
 
 def clip() -> Plan:
     plan = demo.plan(None, [], [])
-    plan.detection_workers = 2
+    plan.detection_workers, plan.skip_frames = 2, 0
     return plan
 
 

