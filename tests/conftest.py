@@ -25,6 +25,8 @@ from framemesh.settings import Settings
 from tests.samples import OwnServer
 
 ASSETS = Path(__file__).parents[2] / "shared" / "assets"
+if ASSETS.is_dir():
+    os.environ.setdefault("FRAMEMESH_ASSETS", str(ASSETS))
 SETTINGS = (
     "services.reader.settings.ReaderSettings",
     "services.uploader.uploader.UploaderSettings",
@@ -65,8 +67,6 @@ def clean_environment(
     for name in list(os.environ):
         if name.lower() in names or name in {"FRAMEMESH_OFFLINE", "FRAMEMESH_ASSETS_URL"}:
             monkeypatch.delenv(name)
-    if "FRAMEMESH_ASSETS" not in os.environ and ASSETS.is_dir():
-        monkeypatch.setenv("FRAMEMESH_ASSETS", str(ASSETS))
     monkeypatch.chdir(tmp_path)
 
 

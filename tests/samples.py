@@ -41,7 +41,9 @@ def result(source: str, model: str, seq: int = 0) -> Result:
     )
 
 
-def event(source: str, *states: EventState, number: int = 0, start: float = 1000.0, **values: Any) -> Event:
+def event(
+    source: str, *states: EventState, number: int = 0, start: float = 2_000_000_000.0, **values: Any
+) -> Event:
     best = result(source, "DetectionInference", number)
     steps = [Transition(state=state, timestamp=start + i) for i, state in enumerate(states)]
     given = {

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from framemesh import subjects
-from framemesh.bus import Bus
+from framemesh.bus import Bus, BusError, Stored
 from framemesh.flow import drained
 from framemesh.messages import Delivery, Event, EventState, Result, SourceState
 from framemesh.pull import Envelope, Pull
@@ -59,17 +59,17 @@ class Keeper:
         self._fed: deque[_Fed] = deque()
         self._proving: dict[str, asyncio.Task[None]] = {}
         self._heard: dict[str, float] = {}
-        self._settled = ""
+        self._settled = False
         self._looked = 0.0
 
     async def run(self) -> None:
-        """Keep the source until cancelled."""
+        """Keep the source until its run is settled, or until cancelled."""
         consumer = subjects.registrator_consumer(self.source)
         await self._bus.rewind(consumer)
         await self._catalogue.load(await self._replays_from(consumer))
         pull = await self._bus.pull(consumer, Result, window=4 * BATCH)
         try:
-            while True:
+            while not self._settled:
                 await self._turn(pull)
         finally:
             await pull.stop()
@@ -101,6 +101,7 @@ class Keeper:
         await self._catalogue.save()
         await self._checkpoint()
         if pull.idle:
+            await self._close_orphans(pull)
             await self._settle_if_ended(pull)
 
     # -- results ------------------------------------------------------------------------------------
@@ -131,8 +132,16 @@ class Keeper:
                 await self._decide(watch, watch.finish())
 
     async def _is_live(self) -> bool:
-        state = await self._state()
-        return state is not None and state.delivery is Delivery.LIVE
+        stored = await self._state()
+        return stored is not None and stored.message.delivery is Delivery.LIVE
+
+    async def _close_orphans(self, pull: Pull[Result]) -> None:
+        """Unfinished events that the replay did not come to again: the rules were changed meanwhile."""
+        open_now = {watch.open for watch in self._watches}
+        orphans = [e for e in self._catalogue.unfinished() if e.id not in open_now and e.id not in self._proving]
+        if orphans and await self._all_read(pull) and not any(self._order.waiting()):
+            for event in orphans:
+                await self._close(self._watches[0], event)
 
     # -- evidence -----------------------------------------------------------------------------------
 
@@ -174,32 +183,39 @@ class Keeper:
 
     # -- end of a run -------------------------------------------------------------------------------
 
-    async def _state(self) -> SourceState | None:
+    async def _state(self) -> Stored[SourceState] | None:
         subject = subjects.source_state(self.source)
-        stored = await self._bus.last(subjects.SOURCES.name, subject, SourceState)
-        return stored.message if stored else None
+        return await self._bus.last(subjects.SOURCES.name, subject, SourceState)
 
     async def _settle_if_ended(self, pull: Pull[Result]) -> None:
         """When the source has ended and all of its results are in: close what is open, wait for the evidence."""
-        state = await self._state()
-        if state is None or state.state not in {"ended", "failed"} or state.run == self._settled:
+        stored = await self._state()
+        if stored is None or stored.message.state == "started":
             return
-        if not await drained(self._bus, self._topic, state) or not await self._all_read(pull):
+        if stored.message.state == "settled":
+            self._settled = True
+            return
+        if not await drained(self._bus, self._topic, stored.message) or not await self._all_read(pull):
             return
         await self._feed(self._order.flush())
         for watch in self._watches:
             await self._decide(watch, watch.finish())
         if not self._proving and not self._catalogue.unfinished():
-            await self._settle(state)
+            await self._settle(stored)
 
     async def _all_read(self, pull: Pull[Result]) -> bool:
         info = await self._bus.consumer_info(pull.consumer)
         return bool(info and not info.num_pending and pull.idle)
 
-    async def _settle(self, state: SourceState) -> None:
-        settled = state.model_copy(update={"state": "settled", "timestamp": time.time()})
-        await self._bus.publish(
-            subjects.source_state(self.source), settled, msg_id=f"{self.source}/{state.run}/settled"
-        )
-        self._settled = state.run
+    async def _settle(self, ended: Stored[SourceState]) -> None:
+        state = ended.message.model_copy(update={"state": "settled", "timestamp": time.time()})
+        subject = subjects.source_state(self.source)
+        try:
+            await self._bus.publish(subject, state, msg_id=f"{self.source}/{state.run}/settled", after=ended.seq)
+        except BusError as error:  # a new run has begun meanwhile
+            log.debug("%s: not settled: %s", self.source, error)
+            return
+        for last in list(self._delivered)[-1:]:  # nothing of a settled run is needed any more
+            await last.ack()
+        self._settled = True
         log.info("%s: every result of run %s is accounted for", self.source, state.run)

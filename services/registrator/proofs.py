@@ -76,7 +76,7 @@ class Proofs:
 
     async def _picture(self, event: Event, path: Path) -> Path:
         try:
-            jpeg = await self._blobs.get(event.message.frame_url)
+            jpeg = await self._blobs.get_patiently(event.message.frame_url)
         except (BlobMissing, BlobError) as error:
             raise EvidenceError(f"the best frame cannot be read: {error}") from error
         title = f"{event.source} {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(event.message.timestamp))} UTC"
@@ -109,7 +109,9 @@ class Proofs:
             yield item
 
     async def _fetch(self, frames: list[Frame]) -> AsyncIterator[tuple[float, bytes]]:
-        jpegs = await asyncio.gather(*(self._blobs.get(frame.url) for frame in frames), return_exceptions=True)
+        jpegs = await asyncio.gather(
+            *(self._blobs.get_patiently(frame.url) for frame in frames), return_exceptions=True
+        )
         for frame, jpeg in zip(frames, jpegs, strict=True):
             if isinstance(jpeg, bytes):
                 yield frame.timestamp, jpeg

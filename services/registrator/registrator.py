@@ -8,6 +8,7 @@ from abc import abstractmethod
 
 from framemesh import subjects
 from framemesh.events import EventStore
+from framemesh.messages import SourceState
 from framemesh.service import Service
 from services.registrator.catalogue import Catalogue
 from services.registrator.evidence import pick_encoder
@@ -39,14 +40,17 @@ class AbstractEventRegistrator(Service[RegistratorSettings]):
         self._proofs = Proofs(self.settings, self.bus)
         self._store = EventStore(self.registry.redis)
         self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._wanted: set[str] = set()
+        self._seen = 0
 
     async def run(self) -> None:
         """Keep every source that nobody else keeps."""
         async with asyncio.TaskGroup() as group:
             while True:
-                for source in await self._sources():
-                    task = self._keepers.get(source)
-                    if task is None or task.done():
+                await self._look()
+                self._keepers = {source: task for source, task in self._keepers.items() if not task.done()}
+                for source in sorted(self._wanted):
+                    if source not in self._keepers:
                         self._keepers[source] = group.create_task(self._keep(source))
                 await asyncio.sleep(LOOK_SECONDS)
 
@@ -54,9 +58,15 @@ class AbstractEventRegistrator(Service[RegistratorSettings]):
         """Close the store's connections."""
         await self._proofs.close()
 
-    async def _sources(self) -> list[str]:
-        info = await self.bus.stream_info(subjects.SOURCES.name, subjects.source_state("*"))
-        return sorted(subject.partition(".")[2] for subject in (info.state.subjects if info else None) or {})
+    async def _look(self) -> None:
+        """Read what is new of the sources' runs: those that are not settled want a keeper."""
+        async for stored in self.bus.read(subjects.SOURCES.name, "sources.*", self._seen + 1, SourceState):
+            self._seen = stored.seq
+            source = stored.message.source
+            if stored.message.state == "settled":
+                self._wanted.discard(source)
+            else:
+                self._wanted.add(source)
 
     async def _keep(self, source: str) -> None:
         try:

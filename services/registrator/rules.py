@@ -163,9 +163,9 @@ class RuleWatch:
         return decisions
 
     @property
-    def open(self) -> bool:
-        """Whether an event is going on."""
-        return self._open is not None
+    def open(self) -> str:
+        """Id of the event that is going on; empty when none is."""
+        return self._open.id if self._open else ""
 
     def finish(self) -> list[Closed]:
         """Close what is open, because the source ended."""

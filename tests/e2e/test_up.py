@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from framemesh import assets
+from framemesh.embedded import Servers
 from framemesh.mesh import MeshState, running
 from tests.e2e.mesh import environment, framemesh
 
@@ -94,6 +95,37 @@ def test_events_and_results(filled: Path) -> None:
     lines = framemesh("results", "--data", str(filled)).stdout.splitlines()
     assert len(lines) == 120
     assert {json.loads(line)["model"] for line in lines} == {"DetectionInference"}
+
+
+@pytest.mark.parametrize("what", ["events", "results"])
+def test_following(what: str, filled: Path) -> None:
+    """What is kept comes first, then what is new."""
+    following = subprocess.Popen(
+        [sys.executable, "-m", "framemesh", what, "--follow", "--data", str(filled)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(PYTHONUNBUFFERED="1"),
+    )  # fmt: skip
+    assert following.stdout
+    try:
+        kept = 1 if what == "events" else 120
+        for _ in range(kept):
+            assert following.stdout.readline()
+        framemesh("run", "reader", "--data", str(filled), video_source=str(assets.ensure("carphone")), pace="fast")
+        fresh = following.stdout.readline()
+    finally:
+        following.send_signal(signal.SIGINT)
+        _, trouble = following.communicate(timeout=10)
+    assert ("CREATED" if what == "events" else "DetectionInference") in fresh
+    assert "Traceback" not in trouble
+    assert following.returncode == 130
+
+
+def test_the_users_own_addresses_win(filled: Path, tmp_path: Path) -> None:
+    address = "nats://127.0.0.1:1"
+    for variable, dotenv in ((address, ""), ("", f"nats_host={address}\n")):
+        (tmp_path / ".env").write_text(dotenv)
+        done = framemesh("status", "--data", str(filled), NATS_HOST=variable)
+        assert done.returncode == 1
+        assert "no NATS server answers at nats://127.0.0.1:1" in done.stderr
 
 
 def test_events_are_projected_again(filled: Path) -> None:
@@ -174,6 +206,8 @@ def test_nothing_outlives_it(number: signal.Signals, tmp_path: Path) -> None:
     up.wait(timeout=10)
     assert gone(pids, 5)
     assert time.monotonic() - begun < 5.5
+    for server in Servers(tmp_path, state.ports).servers:
+        server.remove_leftovers()  # what SIGKILL leaves; the next start in this folder would do it
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:

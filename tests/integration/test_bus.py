@@ -150,6 +150,12 @@ async def test_reading_gives_every_message_of_a_subject_in_order(bus: Bus, sourc
     for seq in range(600):
         await bus.client.publish(f"{source}.{'ab'[seq % 2]}", frame(source, seq).model_dump_json().encode())
     await bus.client.flush()
+
+    async def all_stored() -> bool:
+        info = await bus.stream_info(source)
+        return info is not None and info.state.messages == 600
+
+    await until(all_stored)
     read = [stored.message.seq async for stored in bus.read(source, f"{source}.a", 101, Frame, batch=64)]
     assert read == list(range(100, 600, 2))
     newest = await bus.last(source, f"{source}.b", Frame)

@@ -68,14 +68,14 @@ def test_a_member_reads_back_as_its_event() -> None:
 async def test_a_newer_state_replaces_the_older_one(store: EventStore, redis: Redis, source: str) -> None:
     for states in ((CREATED,), (CREATED, PENDING), (CREATED, PENDING, DONE, FINISHED)):
         await store.save(event(source, *states))
-    await store.save(event(source, CREATED, number=1, start=1001))
+    await store.save(event(source, CREATED, number=1, start=2_000_000_001))
     assert [body["state"] for body, _ in await members(redis, source)] == ["FINISHED", "CREATED"]
 
 
 async def test_an_older_state_that_comes_late_is_ignored(store: EventStore, redis: Redis, source: str) -> None:
     await store.save(event(source, CREATED, PENDING, DONE))
     await store.save(event(source, CREATED, start=5.0))
-    assert [(body["state"], score) for body, score in await members(redis, source)] == [("DONE", 1000.0)]
+    assert [(body["state"], score) for body, score in await members(redis, source)] == [("DONE", 2_000_000_000.0)]
 
 
 async def test_events_are_found_by_time(store: EventStore, source: str) -> None:
@@ -83,7 +83,8 @@ async def test_events_are_found_by_time(store: EventStore, source: str) -> None:
         await store.save(event(source, CREATED, number=number, start=5e9 + number))
     found = await store.between(5e9 + 2, 5e9 + 5)
     assert [made.start - 5e9 for made in found] == [2, 3, 4, 5]
-    assert [made.start - 5e9 for made in await store.between(5e9 + 1, limit=2)] == [1, 2]
+    newest = await store.between(5e9 + 1, 5e9 + 9, limit=2)
+    assert [made.start - 5e9 for made in newest] == [8, 9]
     assert found[0] == event(source, CREATED, number=2, start=5e9 + 2)
 
 
@@ -95,7 +96,7 @@ async def test_a_redis_that_was_wiped_is_projected_again(
     await bus.declare(subjects.EVENTS)
     for states in ((CREATED,), (CREATED, PENDING), (CREATED, PENDING, DONE)):
         for number in range(3):
-            made = event(source, *states, number=number, start=1000.0 + number)
+            made = event(source, *states, number=number, start=2_000_000_000.0 + number)
             msg_id = f"{made.id}/{len(states)}"
             await bus.publish(subjects.events(source), made, msg_id=msg_id)
             await store.save(made)

@@ -392,30 +392,30 @@ async def test_a_dead_letter_that_is_refused_keeps_its_message_in_the_queue(
 
 
 async def test_work_longer_than_the_ack_wait_is_done_once(bus: Bus, source: str) -> None:
-    consumer = queue(source, ack_wait=1)
+    consumer = queue(source, ack_wait=2)
     await fill(bus, consumer, 3)
     deliveries: list[int] = []
 
     async def handler(envelope: Envelope[Frame]) -> None:
         deliveries.append(envelope.deliveries)
-        await asyncio.sleep(3)
+        await asyncio.sleep(5)
 
     async with consuming(bus, consumer, handler):
         await until(lambda: drained(bus, consumer))
-        await asyncio.sleep(1.2)
     assert deliveries == [1, 1, 1]
 
 
 async def test_messages_that_wait_here_are_kept_alive(bus: Bus, source: str) -> None:
-    consumer = queue(source, ack_wait=1)
+    consumer = queue(source, ack_wait=2)
     await fill(bus, consumer, 20)
     pull = await bus.pull(consumer, Frame, window=32)
     await asyncio.sleep(3)
     found = await pull.batch(20)
     assert [envelope.deliveries for envelope in found] == [1] * 20
-    await asyncio.sleep(2)  # and so are those that are held
+    await asyncio.sleep(3)  # and so are those that are held
     await settle_all(found)
-    assert await pull.batch(1, wait=1.2) == []
+    assert await pull.batch(1, wait=0.5) == []
+    await until(lambda: drained(bus, consumer))
 
 
 async def test_the_message_of_a_dead_worker_goes_to_another(

@@ -38,6 +38,10 @@ async def stream(bus: Bus, source: str) -> str:
     return topic
 
 
+def time_of(found: Frame) -> float:
+    return found.timestamp
+
+
 async def spans(bus: Bus, topic: str, source: str, since: float, until_: float) -> list[int]:
     name = subjects.frames_stream(topic, 0).name
     return [found.seq async for found in between(bus, name, f"{topic}.{source}", since, until_)]
@@ -59,19 +63,19 @@ async def test_a_position_is_the_first_frame_at_or_after_a_time(bus: Bus, stream
     name, subject = subjects.frames_stream(stream, 0).name, f"{stream}.a"
     for seq in (0, 1, 777, COUNT - 1):
         for early in (0.0, 0.03):
-            begin = await position(bus, name, subject, 1000 + seq / 25 - early)
+            begin = await position(bus, name, subject, Frame, time_of, 1000 + seq / 25 - early)
             found = await bus.at_or_after(name, subject, begin, Frame)
             assert found
             assert found.message.seq == seq
     info = await bus.stream_info(name)
     assert info
-    assert await position(bus, name, subject, 5000) == info.state.last_seq + 1
-    assert await position(bus, "NOTHING", subject, 1000) == 1
+    assert await position(bus, name, subject, Frame, time_of, 5000) == info.state.last_seq + 1
+    assert await position(bus, "NOTHING", subject, Frame, time_of, 1000) == 1
 
 
 async def test_frames_that_are_gone_and_frames_that_are_none_are_passed_over(bus: Bus, stream: str) -> None:
     name = subjects.frames_stream(stream, 0).name
-    begin = await position(bus, name, f"{stream}.a", 1010)
+    begin = await position(bus, name, f"{stream}.a", Frame, time_of, 1010)
     await bus.jetstream.purge_stream(name, seq=begin)
     assert (await spans(bus, stream, "a", 1000, 1011))[:2] == [250, 251]
     await bus.jetstream.publish(f"{stream}.c", b"bad")

@@ -120,6 +120,17 @@ class BlobStore:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise BlobError(f"{url}: {error!r}") from error
 
+    async def get_patiently(self, url: str, *, patience: float = 60.0) -> bytes:
+        """As ``get``, but wait for a store that is away, up to ``patience`` seconds."""
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return await self.get(url)
+            except BlobError:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.5)
+
     async def delete(self, url: str) -> None:
         """Delete a blob; one that is not there is no error. Raises BlobError."""
         try:

@@ -228,16 +228,26 @@ class Bus:
     # -- publish ------------------------------------------------------------------------------------
 
     async def publish(
-        self, subject: str, message: Message, *, msg_id: str, trace: str | None = None, patience: float = 60.0
+        self,
+        subject: str,
+        message: Message,
+        *,
+        msg_id: str,
+        trace: str | None = None,
+        after: int | None = None,
+        patience: float = 60.0,
     ) -> int:
         """Publish one message and wait until JetStream has it.
 
-        ``msg_id`` makes it safe to publish again: the stream keeps one. Server restarts are waited for, up to
-        ``patience`` seconds. Returns the stream sequence. Raises QueueFull or BusError.
+        ``msg_id`` makes it safe to publish again: the stream keeps one. With ``after``, the newest message on the
+        subject must have that stream sequence, else BusError. Server restarts are waited for, up to ``patience``
+        seconds. Returns the stream sequence. Raises QueueFull or BusError.
         """
         headers = {"Nats-Msg-Id": msg_id}
         if trace:
             headers["traceparent"] = trace
+        if after is not None:
+            headers["Nats-Expected-Last-Subject-Sequence"] = str(after)
         return await self.publish_raw(subject, message.model_dump_json().encode(), headers, patience=patience)
 
     async def publish_raw(

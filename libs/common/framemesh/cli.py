@@ -10,12 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from nats.aio.msg import Msg
 from platformdirs import user_data_path
 from rich.console import Console
 from rich.progress import Progress as Bar
@@ -33,7 +34,7 @@ from framemesh.mesh import LogFiles, Mesh, remove_data, running, service_names
 from framemesh.messages import Event
 from framemesh.registry import Registry
 from framemesh.registry import connect as connect_redis
-from framemesh.settings import Settings, load
+from framemesh.settings import Settings, given_names, load
 from framemesh.telemetry import configure_logging, redact
 
 app = typer.Typer(
@@ -203,7 +204,13 @@ def _print_summary(summary: dict[str, Any]) -> None:
         out.print("No events: nothing that the rule looks for was seen long enough.")
         return
     table = Table(
-        "event", "from", "to", "seen", "state", title=f"{len(summary['events'])} events", title_justify="left"
+        "event",
+        "from",
+        "to",
+        "seen",
+        "state",
+        title="1 event" if len(summary["events"]) == 1 else f"{len(summary['events'])} events",
+        title_justify="left",
     )
     for event in summary["events"]:
         seen = ", ".join(f"{count}x {label}" for label, count in event["counts"].items())
@@ -432,7 +439,7 @@ def run(
     It finds the servers of a mesh that `framemesh up` started, unless the settings name others.
     """
     _refuse_unknown([service])
-    environment = _mesh_environment(_data(data)) | dict(os.environ)
+    environment = dict(os.environ) | _unsaid(_mesh_environment(_data(data)))
     os.execve(sys.executable, [sys.executable, "-m", f"services.{service}"], environment)
 
 
@@ -458,7 +465,7 @@ async def _events(settings: Settings, *, follow: bool, as_json: bool, limit: int
             err.print(f"{await store.rebuild(bus)} messages of EVENTS read")
         fresh: asyncio.Queue[bytes] = asyncio.Queue()
         if follow:
-            await bus.client.subscribe("events.*", cb=lambda msg: fresh.put(msg.data))
+            await bus.client.subscribe("events.*", cb=_into(fresh))
         for event in await store.between(limit=limit):
             _print_event(event, as_json=as_json)
         while follow:
@@ -466,6 +473,13 @@ async def _events(settings: Settings, *, follow: bool, as_json: bool, limit: int
     finally:
         await registry.redis.aclose()
         await bus.close()
+
+
+def _into(queue: asyncio.Queue[bytes]) -> Callable[[Msg], Awaitable[None]]:
+    async def put(msg: Msg) -> None:
+        queue.put_nowait(msg.data)
+
+    return put
 
 
 def _print_event(event: Event, *, as_json: bool) -> None:
@@ -496,7 +510,7 @@ async def _results(settings: Settings, *, follow: bool) -> None:
     fresh: asyncio.Queue[bytes] = asyncio.Queue()
     try:
         if follow:
-            await bus.client.subscribe(subjects.RESULTS_FEED, cb=lambda msg: fresh.put(msg.data))
+            await bus.client.subscribe(subjects.RESULTS_FEED, cb=_into(fresh))
         async for message in bus.raw(subjects.RESULTS.name, "inference.results.*.*"):
             typer.echo(message)
         while follow:
@@ -509,7 +523,7 @@ async def _results(settings: Settings, *, follow: bool) -> None:
 @app.command()
 def doctor(data: DataOption = None) -> None:
     """Say what this machine lacks, and how to mend it. Exits with 1 when something needed is missing."""
-    findings = examine(_mesh_environment(_data(data)))
+    findings = examine(_mesh_environment(_data(data)), _data(data))
     for finding in findings:
         mark = "[green]ok[/]  " if finding.ok else ("[red]no[/]  " if finding.needed else "[yellow]-[/]   ")
         fix = "" if finding.ok or not finding.fix else f" — {finding.fix}"
@@ -541,10 +555,15 @@ def _mesh_environment(folder: Path) -> dict[str, str]:
     return state.environment if state else {}
 
 
+def _unsaid(environment: dict[str, str]) -> dict[str, str]:
+    """Those settings of a mesh that the user says nothing of, in ``.env`` or the environment."""
+    said = {name.lower() for name, _ in given_names()}
+    return {name: value for name, value in environment.items() if name not in said}
+
+
 def _settings(data: Path | None) -> Settings:
     """Settings of the user, with the addresses of the mesh in the data folder where they name none."""
-    for name, value in _mesh_environment(_data(data)).items():
-        os.environ.setdefault(name, value)
+    os.environ.update(_unsaid(_mesh_environment(_data(data))))
     settings = load(Settings)
     settings.connect_patience = 2
     return settings

@@ -39,6 +39,9 @@ SAMPLE_SECONDS, SAMPLE_SKIP = 50.0, 1  # two people, in a few seconds on two cor
 PACKAGED, PACKAGED_MODELS = "carphone", ("face-haar",)
 LABELS = {"face-haar": ("face",)}
 
+TOPIC = "frames-stream"
+FRAMES = subjects.frames_stream(TOPIC, 0).name
+
 OnProgress = Callable[["Progress"], None]
 
 
@@ -78,8 +81,6 @@ class Progress:
     phase: str = "starting"
     frames: int = 0
     results: dict[str, int] = field(default_factory=dict)
-    events: int = 0
-    ended: bool = False
 
 
 def plan(source: str | None, models: list[str], labels: list[str]) -> Plan:
@@ -157,9 +158,9 @@ class Demo:
             await bus.client.subscribe(subjects.RESULTS_FEED, cb=self._on_result)
             begun = time.time()
             await self._mesh.start_service("reader", self._reader_settings())
-            state = await self._settled(bus)
+            state = await self._settled(bus, before[0])
             seconds = time.time() - begun
-            self._tell(phase="done", ended=True)
+            self._tell(phase="done")
             return await self._summary(bus, registry, before, state, seconds)
 
     # -- start --------------------------------------------------------------------------------------
@@ -218,28 +219,27 @@ class Demo:
             setattr(self._progress, name, value)
         self._on_progress(self._progress)
 
-    async def _settled(self, bus: Bus) -> SourceState:
+    async def _settled(self, bus: Bus, before: dict[str, int]) -> SourceState:
         """Wait until the source has ended and the registrator has accounted for all of it."""
         self._tell(phase="running")
         while True:
             self._mesh.raise_failures()
             await asyncio.sleep(0.2)
-            state = await self._source_state(bus)
-            frames = await bus.stream_info(subjects.frames_stream("frames-stream", 0).name)
-            events = await bus.stream_info(subjects.EVENTS.name)
+            state = await self._source_state(bus, before.get(subjects.SOURCES.name, 0))
+            frames = await bus.stream_info(FRAMES)
             self._tell(
-                frames=frames.state.messages if frames else 0,
-                events=events.state.messages if events else 0,
-                phase={"ended": "writing evidence"}.get(state.state if state else "", "running"),
+                frames=frames.state.last_seq - before.get(FRAMES, 0) if frames else 0,
+                phase={"ended": "finishing"}.get(state.state if state else "", "running"),
             )
             if state and state.state == "failed":
                 raise FramemeshError(state.reason)
             if state and state.state == "settled":
                 return state
 
-    async def _source_state(self, bus: Bus) -> SourceState | None:
+    async def _source_state(self, bus: Bus, since: int) -> SourceState | None:
+        """The newest state that came after stream sequence ``since``: an earlier run's does not count."""
         stored = await bus.last(subjects.SOURCES.name, "sources.*", SourceState)
-        return stored.message if stored else None
+        return stored.message if stored and stored.seq > since else None
 
     # -- account ------------------------------------------------------------------------------------
 
@@ -296,13 +296,11 @@ class Demo:
             kind: sum(grown.get(subjects.task_stream(kind, lossless=lossless), 0) for lossless in (True, False))
             for kind in kinds
         }
-        frames = subjects.frames_stream("frames-stream", 0).name
-        return grown.get(frames, 0), tasks, grown.get(subjects.DEADLETTERS.name, 0)
+        return grown.get(FRAMES, 0), tasks, grown.get(subjects.DEADLETTERS.name, 0)
 
     async def _first_timestamp(self, bus: Bus, state: SourceState, before: dict[str, int]) -> float:
-        name = subjects.frames_stream("frames-stream", 0).name
-        subject = subjects.frames("frames-stream", state.source)
-        first = await bus.at_or_after(name, subject, before.get(name, 0) + 1, Frame)
+        subject = subjects.frames(TOPIC, state.source)
+        first = await bus.at_or_after(FRAMES, subject, before.get(FRAMES, 0) + 1, Frame)
         return first.message.timestamp if first else 0.0
 
 

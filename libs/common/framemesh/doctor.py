@@ -37,8 +37,8 @@ class Finding:
     needed: bool = True
 
 
-def examine(mesh: Mapping[str, str]) -> list[Finding]:
-    """Look at everything; ``mesh`` is the environment of a mesh that runs here, empty for none."""
+def examine(mesh: Mapping[str, str], data: Path) -> list[Finding]:
+    """Look at everything; ``mesh`` is the environment of a mesh that runs in ``data``, empty for none."""
     return [
         _python(),
         *_libraries(),
@@ -48,7 +48,7 @@ def examine(mesh: Mapping[str, str]) -> list[Finding]:
         _encoder(),
         _accelerator(),
         *_assets(),
-        _disk(),
+        _disk(data),
         _spool(),
         Finding(
             "a running mesh", bool(mesh), mesh.get("nats_host", "none"), "`framemesh up` starts one", needed=False
@@ -116,8 +116,9 @@ def _assets() -> Iterator[Finding]:
         )
 
 
-def _disk() -> Finding:
-    free = shutil.disk_usage(Path.home()).free / GIB
+def _disk(data: Path) -> Finding:
+    existing = next(folder for folder in (data, *data.resolve().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free / GIB
     return Finding("free disk", free >= 2, f"{free:.1f} GiB", "make 2 GiB free, or choose another --data")  # noqa: PLR2004
 
 

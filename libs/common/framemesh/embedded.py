@@ -143,6 +143,10 @@ class Server(ABC):
         """Stop it within STOP_SECONDS; what it has accepted is on disk by then."""
         if self.process:
             await self.process.stop(STOP_SECONDS)
+        self.remove_leftovers()
+
+    def remove_leftovers(self) -> None:
+        """Remove what it leaves outside its data folder when it is killed."""
         for path in self.leftovers():
             path.unlink(missing_ok=True)
 

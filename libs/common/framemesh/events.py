@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Awaitable
 from typing import Any, cast
 
@@ -13,6 +14,8 @@ from framemesh.messages import Event
 from framemesh.subjects import EVENTS
 
 KEY = "events"
+KEPT_SECONDS = float(EVENTS.config.max_age or 0)
+"""As long as the stream that they can be projected from again."""
 INDEX = "events:members"
 """Hash from event id to its member, so that a newer state replaces the older one."""
 
@@ -23,6 +26,10 @@ local old = redis.call('HGET', KEYS[2], ARGV[1])
 if old then
   if tonumber(string.match(old, '^(%d+) ')) > tonumber(ARGV[4]) then return 0 end
   redis.call('ZREM', KEYS[1], string.sub(old, string.find(old, ' ') + 1))
+end
+for _, member in ipairs(redis.call('ZRANGE', KEYS[1], '-inf', ARGV[5], 'BYSCORE', 'LIMIT', 0, 16)) do
+  redis.call('ZREM', KEYS[1], member)
+  redis.call('HDEL', KEYS[2], cjson.decode(member)['id'])
 end
 redis.call('ZADD', KEYS[1], ARGV[2], ARGV[3])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[4] .. ' ' .. ARGV[3])
@@ -59,12 +66,20 @@ class EventStore:
 
     async def save(self, event: Event) -> None:
         """Add an event, or replace an earlier state of it."""
-        await self._save(keys=[KEY, INDEX], args=[event.id, event.start, member(event), len(event.transitions)])
+        forgotten = time.time() - KEPT_SECONDS
+        arguments: list[str | int | float] = [
+            event.id,
+            event.start,
+            member(event),
+            len(event.transitions),
+            forgotten,
+        ]
+        await self._save(keys=[KEY, INDEX], args=arguments)
 
     async def between(self, since: float = 0.0, until: float = float("inf"), *, limit: int = 1000) -> list[Event]:
-        """Events that began in a span of time (epoch seconds), oldest first."""
-        asked = self._redis.zrangebyscore(KEY, since, until, start=0, num=limit)
-        return [parse(text) for text in await cast("Awaitable[list[str]]", asked)]
+        """Events that began in a span of time (epoch seconds), oldest first; the newest ``limit`` of them."""
+        asked = self._redis.zrevrangebyscore(KEY, until, since, start=0, num=limit)
+        return [parse(text) for text in reversed(await cast("Awaitable[list[str]]", asked))]
 
     async def rebuild(self, bus: Bus) -> int:
         """Project EVENTS again, for a Redis that was wiped. Returns the number of messages read."""

@@ -32,7 +32,6 @@ Image = NDArray[np.uint8]
 """A picture: BGR, uint8, height x width x 3."""
 Found = Detection | Classification
 
-FETCH_PATIENCE = 60.0
 LAST_BATCH_SECONDS = 1.5
 
 
@@ -141,8 +140,9 @@ class ModelWorker(Service[W], Generic[W]):
 
     async def _fetch_work(self, envelope: Envelope[Task], places: asyncio.Semaphore) -> None:
         begun = time.perf_counter()
+        timing = {"queue": max(0.0, (time.time() - envelope.meta.stored_at) * 1000)}
         try:
-            jpeg = await self._fetch(envelope.message.url)
+            jpeg = await self._blobs.get_patiently(envelope.message.url)
         except BlobMissing as error:
             places.release()
             await self.bus.bury(envelope, f"frame {envelope.message.frame_id} is gone: {error}", error)
@@ -151,17 +151,7 @@ class ModelWorker(Service[W], Generic[W]):
             log.warning("%s", error)
             await envelope.nak(5)
         else:
-            self._ready.put_nowait(Work(envelope, jpeg, places, {"fetch": _since(begun)}))
-
-    async def _fetch(self, url: str) -> bytes:
-        deadline = time.monotonic() + FETCH_PATIENCE
-        while True:
-            try:
-                return await self._blobs.get(url)
-            except BlobError:
-                if time.monotonic() > deadline:
-                    raise
-            await asyncio.sleep(0.5)
+            self._ready.put_nowait(Work(envelope, jpeg, places, timing | {"fetch": _since(begun)}))
 
     # -- infer --------------------------------------------------------------------------------------
 

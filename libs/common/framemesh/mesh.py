@@ -119,6 +119,9 @@ class Mesh:
         self._lock = lock
         known = MeshState.read(data)
         chosen = choose_ports(ports or {}, known.ports if known else {})
+        if known:
+            for server in Servers(data, known.ports).servers:  # of a mesh that was killed
+                server.remove_leftovers()
         self.servers = Servers(data, chosen, on_line)
         self._state = MeshState(os.getpid(), self.environment(), chosen)
 

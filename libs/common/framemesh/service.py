@@ -112,13 +112,21 @@ async def _serve(service: type[Service[Any]], settings: Settings) -> int:
     except asyncio.CancelledError:
         log.info("stopped")
         return 0
-    except FramemeshError as error:
-        log.error("%s", error)
-        return EXIT_CONFIG
-    except Exception:
+    except Exception as error:
+        if mendable := _mendable(error):
+            log.error("%s", mendable)
+            return EXIT_CONFIG
         log.exception("%s failed", service.kind)
         return EXIT_FAILED
     return 0
+
+
+def _mendable(error: BaseException) -> FramemeshError | None:
+    """What a user can mend, also where it ended a group of tasks."""
+    if isinstance(error, FramemeshError):
+        return error
+    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    return next((found for each in inner if (found := _mendable(each))), None)
 
 
 def _stop(work: asyncio.Future[None], loop: asyncio.AbstractEventLoop) -> None:

@@ -106,7 +106,7 @@ def _explain(settings: type[Settings], item: Any) -> str:
 
 def _refuse_misspelt(settings: type[Settings]) -> None:
     known = list(settings.model_fields)
-    for name, where in _given_names():
+    for name, where in given_names():
         lower = name.lower()
         if lower in known:
             continue
@@ -114,6 +114,7 @@ def _refuse_misspelt(settings: type[Settings]) -> None:
             raise FramemeshError(f"setting {name} ({where}) is not known; did you mean {near[0]}?")
 
 
-def _given_names() -> list[tuple[str, str]]:
+def given_names() -> list[tuple[str, str]]:
+    """Every name that ``.env`` and the environment set, and which of the two it is."""
     in_file = dotenv_values(".env", interpolate=False) if Path(".env").is_file() else {}
     return [(name, ".env") for name in in_file] + [(name, "environment") for name in os.environ]
