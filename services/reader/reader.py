@@ -15,7 +15,7 @@ from framemesh.errors import FramemeshError
 from framemesh.messages import Captured, Delivery, Frame, SourceState
 from framemesh.service import Service
 from framemesh.spool import Spool
-from framemesh.telemetry import new_trace, redact
+from framemesh.telemetry import redact
 from services.reader.capture import Capture
 from services.reader.settings import ReaderSettings
 
@@ -25,6 +25,7 @@ BATCH = 64
 FLOOR_SECONDS = 0.1
 PROGRESS_SECONDS = 30.0
 LAST_WORDS_SECONDS = 1.0
+TOGETHER_SECONDS = 0.02
 
 Claim = tuple[str, Frame]
 """A spool entry and its frame."""
@@ -77,7 +78,7 @@ class Reader(Service[ReaderSettings]):
             lambda entry, frame: _hand_over(loop, claims, (entry, frame)),
         )
         reading = loop.run_in_executor(None, capture.run)
-        announcing = asyncio.create_task(self._announce(claims))
+        announcing = asyncio.create_task(self._announce(claims, capture.delivery))
         helpers = [announcing, asyncio.create_task(self._report_progress(capture))]
         if capture.delivery is Delivery.LOSSLESS:
             helpers.append(asyncio.create_task(self._watch_floor(capture)))
@@ -102,24 +103,27 @@ class Reader(Service[ReaderSettings]):
                 helper.cancel()
         log.info("%s ended after %d frames", self.settings.source_name, capture.counts.captured)
 
-    async def _announce(self, claims: asyncio.Queue[Claim | None]) -> None:
+    async def _announce(self, claims: asyncio.Queue[Claim | None], delivery: Delivery) -> None:
         """Tell the uploader of new entries; while NATS is away they wait in the spool."""
         while True:
             batch = [await claims.get()]
+            if delivery is Delivery.LOSSLESS:  # nobody waits for this very frame: a few together cost less
+                await asyncio.sleep(TOGETHER_SECONDS)
             while not claims.empty() and len(batch) < BATCH:
                 batch.append(claims.get_nowait())
-            await asyncio.gather(*(self._claim(*item) for item in batch if item))
+            await self._claim([claim for claim in batch if claim])
             if None in batch:
                 return
 
-    async def _claim(self, entry: str, frame: Frame) -> None:
-        claim = Captured(entry=entry, frame=frame)
+    async def _claim(self, claims: list[Claim]) -> None:
+        if not claims:
+            return
+        message = Captured(entries=[entry for entry, _ in claims])
+        subject, msg_id = subjects.captured(self.settings.node), f"{claims[0][1].key}+{len(claims)}"
         try:
-            await self.bus.publish(
-                subjects.captured(self.settings.node), claim, msg_id=frame.key, trace=new_trace(), patience=5
-            )
+            await self.bus.publish(subject, message, msg_id=msg_id, patience=5)
         except BusError as error:
-            log.warning("%s; the uploader will find the frame in the spool", error)
+            log.warning("%s; the uploader will find the frames in the spool", error)
 
     async def _watch_floor(self, capture: Capture) -> None:
         """Move the window to the first frame of the run that the router has not yet accepted."""

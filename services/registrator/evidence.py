@@ -155,6 +155,7 @@ class VideoWriter:
         self._shown: av.VideoFrame | None = None
         self._waiting: list[bytes] = []  # due at output frame `frames`, oldest first
         self._start = self._last = 0.0
+        self._finished = False
 
     def __enter__(self) -> Self:
         return self
@@ -164,7 +165,7 @@ class VideoWriter:
     ) -> None:
         try:
             if kind is None:
-                self._finish()
+                self.finish()
         finally:
             self._discard()
 
@@ -230,12 +231,16 @@ class VideoWriter:
             self.frames += 1
         self._container.mux(self._stream.encode(frame))
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Write what is left and give the file its name; leaving the context does it too."""
+        if self._finished:
+            return
         self._write_until(math.floor(self._elapsed() + ON_TIME) + 1 if self._stream else 0)
         self._encode(None)
         if self._container is not None:
             self._container.close()
         self._part.replace(self.path)
+        self._finished = True
 
     def _discard(self) -> None:
         """Let go of the encoder and of a file that did not get its name."""

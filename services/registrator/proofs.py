@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from framemesh import subjects
 from framemesh.blobs import BlobError, BlobMissing, BlobStore
@@ -20,10 +26,20 @@ from services.registrator.settings import RegistratorSettings
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 FPS = 10
+NICE = 15
 FETCH = 8
 POST_ROLL_PATIENCE = 15.0
 UPLOAD_PATIENCE = 300.0
+
+
+def _give_way() -> None:
+    """Lower this thread's priority: evidence may take a little longer, results may not."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 class Proofs:
@@ -36,9 +52,11 @@ class Proofs:
         self._bucket = Bucket(settings)
         self._stream = subjects.frames_stream(settings.topic_stream, settings.frame_ttl).name
         self._turn = asyncio.Semaphore(1)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="evidence", initializer=_give_way)
 
     async def close(self) -> None:
         """Close the store's connections."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
         await self._blobs.close()
 
     def folder(self, event: Event) -> Path:
@@ -80,9 +98,9 @@ class Proofs:
         except (BlobMissing, BlobError) as error:
             raise EvidenceError(f"the best frame cannot be read: {error}") from error
         title = f"{event.source} {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(event.message.timestamp))} UTC"
-        drawn = await asyncio.to_thread(draw, jpeg, event.message.result, title)
+        drawn = await self._aside(draw, jpeg, event.message.result, title)
         part = path.with_suffix(".jpg.part")
-        await asyncio.to_thread(part.write_bytes, drawn)
+        part.write_bytes(drawn)
         part.replace(path)
         return path
 
@@ -93,8 +111,13 @@ class Proofs:
         )
         with VideoWriter(path, FPS, encoder=self._settings.video_encoder or None) as writer:
             async for timestamp, jpeg in self._fetched(thinned(frames, FPS)):
-                await asyncio.to_thread(writer.add, timestamp, jpeg)
+                await self._aside(writer.add, timestamp, jpeg)
+            await self._aside(writer.finish)
         return path
+
+    async def _aside(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Do heavy work in the thread that gives way to everything else on the machine."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *args, **kwargs))
 
     async def _fetched(self, frames: AsyncIterator[Frame]) -> AsyncIterator[tuple[float, bytes]]:
         """JPEGs in order, a few fetched at a time; one that is gone leaves a gap, which the video holds."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -26,7 +27,7 @@ M = TypeVar("M", bound=Message)
 
 BATCH = 64
 LOOK_SECONDS = 1.0
-FULL_SECONDS = 0.02
+FULL_SECONDS = 0.05
 
 TASKS = Counter("framemesh_tasks_total", "Tasks accepted by a model's queue", ["model", "delivery"])
 UNROUTED = Counter("framemesh_unrouted_total", "Live frames that no live model was there for")
@@ -53,6 +54,7 @@ class Router(Service[RouterSettings]):
         """Declare the streams, find the models that are alive."""
         self._live: set[str] = set()
         self._declared: set[str] = set()
+        self._room: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._lossless: dict[str, asyncio.Queue[Envelope[Frame]]] = {}
         self._frames = subjects.frames_stream(self.settings.topic_stream, self.settings.frame_ttl)
         await self.bus.declare(self._frames, subjects.RESULTS)
@@ -168,14 +170,20 @@ class Router(Service[RouterSettings]):
 
     async def _give(self, task: Task, envelope: Envelope[M]) -> None:
         """Put a task into its model's queue; a full lossless queue is waited for, and so pushes back."""
-        lossless = task.delivery is Delivery.LOSSLESS
-        subject = subjects.tasks(task.model, task.source, lossless=lossless)
-        trace = child_trace(envelope.trace)
-        while True:
-            try:
-                await self.bus.publish(subject, task, msg_id=task.task_key, trace=trace)
-            except QueueFull:
-                await asyncio.sleep(FULL_SECONDS)
-            else:
-                TASKS.labels(task.model, task.delivery).inc()
-                return
+        room = self._room[task.model]
+        if task.delivery is Delivery.LOSSLESS and room.locked():
+            async with room:
+                pass
+        if not await self._accepted(task, envelope):
+            async with room:  # one asks again, the others wait behind it
+                while not await self._accepted(task, envelope):
+                    await asyncio.sleep(FULL_SECONDS)
+        TASKS.labels(task.model, task.delivery).inc()
+
+    async def _accepted(self, task: Task, envelope: Envelope[M]) -> bool:
+        subject = subjects.tasks(task.model, task.source, lossless=task.delivery is Delivery.LOSSLESS)
+        try:
+            await self.bus.publish(subject, task, msg_id=task.task_key, trace=child_trace(envelope.trace))
+        except QueueFull:
+            return False
+        return True

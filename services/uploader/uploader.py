@@ -12,12 +12,13 @@ from pydantic import Field
 
 from framemesh import subjects
 from framemesh.blobs import BlobStore
+from framemesh.bus import settle_all
 from framemesh.messages import Captured, Frame
-from framemesh.pull import Envelope, Pull
+from framemesh.pull import Pull
 from framemesh.service import Service
 from framemesh.settings import Settings
 from framemesh.spool import Spool, SpoolError, default_folder
-from framemesh.telemetry import child_trace
+from framemesh.telemetry import new_trace
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +36,11 @@ class UploaderSettings(Settings):
 
 @dataclass
 class Entry:
-    """A spool entry on its way; ``envelope`` is None for one that was found in the folder."""
+    """A spool entry on its way."""
 
     name: str
     frame: Frame
     jpeg: bytes
-    envelope: Envelope[Captured] | None = None
 
 
 class Uploader(Service[UploaderSettings]):
@@ -66,7 +66,8 @@ class Uploader(Service[UploaderSettings]):
         scanned = time.monotonic()
         while True:
             envelopes = await pull.batch(BATCH, wait=RESCAN_SECONDS)
-            await self._upload([entry for item in envelopes if (entry := await self._open(item))])
+            await self._upload_all([name for item in envelopes for name in item.message.entries])
+            await settle_all(envelopes)
             # Frames whose claims were lost with the server's memory still lie in the folder.
             if time.monotonic() - scanned > RESCAN_SECONDS:
                 await self._rescan(older_than=RESCAN_SECONDS)
@@ -80,6 +81,9 @@ class Uploader(Service[UploaderSettings]):
         names = self._spool.names(older_than=older_than)
         if names:
             log.info("%d frames were left in the spool", len(names))
+        await self._upload_all(names)
+
+    async def _upload_all(self, names: list[str]) -> None:
         for begin in range(0, len(names), BATCH):
             entries = [self._read(name) for name in names[begin : begin + BATCH]]
             await self._upload([entry for entry in entries if entry])
@@ -95,31 +99,20 @@ class Uploader(Service[UploaderSettings]):
             return None
         return Entry(name, frame, jpeg)
 
-    async def _open(self, envelope: Envelope[Captured]) -> Entry | None:
-        entry = self._read(envelope.message.entry)
-        if entry is None:
-            await envelope.ack()
-            return None
-        entry.envelope = envelope
-        return entry
-
     async def _upload(self, entries: list[Entry]) -> None:
         """Store a batch together, announce it in order, then let go of it."""
         urls = await asyncio.gather(*(self._blobs.put_patiently(entry.jpeg) for entry in entries))
         frames = [entry.frame.model_copy(update={"url": url}) for entry, url in zip(entries, urls, strict=True)]
-        traces = [entry.envelope.trace if entry.envelope else None for entry in entries]
-        await asyncio.gather(*(self._announce(frame, trace) for frame, trace in zip(frames, traces, strict=True)))
+        await asyncio.gather(*(self._announce(frame) for frame in frames))
         for entry in entries:
             self._spool.remove(entry.name)
-            if entry.envelope:
-                await entry.envelope.ack()
 
-    async def _announce(self, frame: Frame, trace: str | None) -> None:
+    async def _announce(self, frame: Frame) -> None:
         # A stored frame without a claim check would be lost: wait for JetStream however long it takes.
         await self.bus.publish(
             subjects.frames(self.settings.topic_stream, frame.source),
             frame,
             msg_id=frame.key,
-            trace=child_trace(trace),
+            trace=new_trace(),
             patience=float("inf"),
         )

@@ -312,7 +312,7 @@ def kinds(source: str, model: str) -> dict[str, Kind]:
             subjects.uploader_consumer(source),
             subjects.captured(source),
             Captured,
-            Captured(entry="a.frame", frame=claim),
+            Captured(entries=["a.frame"]),
         ),
         "FRAMES": (subjects.router_consumer(frames), f"t-{source}.{source}", Frame, claim),
         "live": (live, subjects.tasks(model, source, lossless=False), Task, job),

@@ -12,7 +12,7 @@ from tests.samples import event, frame, result, task
 
 SAMPLES: list[Message] = [
     frame("cam"),
-    Captured(entry="a.frame", frame=frame("cam")),
+    Captured(entries=["a.frame"]),
     task("cam", "DetectionInference"),
     result("cam", "DetectionInference"),
     event("cam", EventState.CREATED, EventState.PENDING),

@@ -67,7 +67,7 @@ RESULT = Result(
 )
 MESSAGES: tuple[Message, ...] = (
     Frame(**FRAME),
-    Captured(entry="door.r1.000000000007.frame", frame=Frame(**FRAME)),
+    Captured(entries=["door.r1.000000000007.frame"]),
     Task(**FRAME, model="DetectionInference", stride=2, regions=[(0, 0, 10, 10)]),
     RESULT,
     SourceState(source="door", run="r1", state="ended", frames=8, timestamp=2.5),

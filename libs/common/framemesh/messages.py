@@ -59,10 +59,9 @@ class Frame(Message):
 
 
 class Captured(Message):
-    """A frame that waits in a node's spool (``frames.captured.<node>``)."""
+    """Frames that wait in a node's spool (``frames.captured.<node>``); each entry carries its own metadata."""
 
-    entry: str = Field(description="Name of the spool entry, relative to the spool")
-    frame: Frame
+    entries: list[str] = Field(min_length=1, description="Names of spool entries, in the order of their frames")
 
 
 class Task(Frame):
