@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from framemesh.messages import SOURCE_PATTERN, Delivery
 from framemesh.settings import Settings
@@ -50,6 +51,12 @@ class ReaderSettings(Settings):
     )
     read_timeout: float = Field(10.0, gt=0, description="Seconds after which a silent source counts as gone")
     retry_seconds: float = Field(30.0, gt=0, description="Longest wait before a lost camera is tried again")
+
+    @field_validator("reader_type", mode="before")
+    @classmethod
+    def _by_class(cls, value: Any) -> Any:
+        """Also by the class's name, as older ``.env`` files have it."""
+        return {"avreader": "av", "opencvreader": "opencv"}.get(str(value).lower(), value)
 
     @property
     def source_name(self) -> str:

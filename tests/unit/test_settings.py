@@ -133,3 +133,8 @@ def test_a_time_to_live_is_counted_in_seconds(ttl: str, seconds: float) -> None:
 def test_what_the_store_would_not_understand_is_no_time_to_live(ttl: str) -> None:
     with pytest.raises(ValueError, match="up to 255"):
         ttl_seconds(ttl)
+
+
+@pytest.mark.parametrize(("given", "kind"), [("AVReader", "av"), ("OpenCVReader", "opencv"), ("auto", "auto")])
+def test_a_reader_is_also_known_by_its_class(given: str, kind: str) -> None:
+    assert load(ReaderSettings, video_source="a.mp4", reader_type=given).reader_type == kind

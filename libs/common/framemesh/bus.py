@@ -412,22 +412,27 @@ class Bus:
         return None
 
     async def last(self, stream: str, subject: str, model: type[M]) -> Stored[M] | None:
-        """The newest message on ``subject``; None when there is none, or when it is not valid."""
-        msg = await self._direct(stream, {"last_by_subj": subject})
-        return await self._valid(stream, msg, model) if msg else None
+        """The newest message on ``subject`` that is one."""
+        while msg := await self._direct(stream, {"last_by_subj": subject}):
+            if found := await self._valid(stream, msg, model):
+                return found
+        return None
 
     async def _direct(self, stream: str, query: dict[str, Any]) -> Msg | None:
         chunk = await self._read_batch(stream, query)
         return chunk[0] if chunk else None
 
     async def _valid(self, stream: str, msg: Msg, model: type[M]) -> Stored[M] | None:
-        """A message as it was read from a stream; one that is none goes to the dead letters."""
+        """A message as it was read from a stream; one that is none moves to the dead letters."""
         try:
             return Stored(_seq(msg), model.model_validate_json(msg.data))
         except ValidationError as error:
             msg.subject = (msg.headers or {})["Nats-Subject"]
             meta = Meta(stream, "", 1, _seq(msg), 0.0, 0)
-            await self._bury(letter(msg, meta, self.instance, invalid(model, error)), 0.0)
+            if not await self._bury(letter(msg, meta, self.instance, invalid(model, error)), 0.0):
+                raise BusError(f"{msg.subject}: cannot be read, nor made a dead letter") from error
+            with contextlib.suppress(NotFoundError):
+                await self.jetstream.delete_msg(stream, meta.stream_seq)
             return None
 
     async def read(
