@@ -33,6 +33,7 @@ Image = NDArray[np.uint8]
 Found = Detection | Classification
 
 LAST_BATCH_SECONDS = 1.5
+MAX_PIXELS = 64 << 20
 
 
 class WorkerSettings(Settings):
@@ -273,6 +274,8 @@ def decode(jpeg: bytes, min_size: int = 0) -> Image:
     """
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(jpeg)
+        if height * width > MAX_PIXELS:  # a few kilobytes can claim gigabytes
+            raise Reject(f"the frame has {width}x{height} pixels; at most {MAX_PIXELS >> 20} million are decoded")
         factor = _reduction(min(height, width), min_size)
         if factor == 1:
             return np.asarray(simplejpeg.decode_jpeg(jpeg, colorspace="BGR"))
