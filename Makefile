@@ -49,4 +49,4 @@ bench: $(STAMP) ## the mesh against a bare loop, in one run
 	$(BIN)/python -m benchmarks.live_path
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-output .pytest_cache .import_linter_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 from framemesh.bus import Bus
 from framemesh.embedded import Server
@@ -47,7 +48,7 @@ def event(
     best = result(source, "DetectionInference", number)
     steps = [Transition(state=state, timestamp=start + i) for i, state in enumerate(states)]
     given = {
-        "id": f"{source}-{number}",
+        "id": str(uuid5(NAMESPACE_URL, f"{source}-{number}")),
         "task_key": best.task_key,
         "source": source,
         "run": "run-1",

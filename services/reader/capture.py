@@ -76,7 +76,10 @@ class Counts:
 class Capture:
     """One run of one source."""
 
-    def __init__(self, settings: ReaderSettings, run: str, spool: Spool, on_frame: OnFrame) -> None:
+    def __init__(
+        self, settings: ReaderSettings, run: str, spool: Spool, on_frame: OnFrame, *, after: float = 0.0
+    ) -> None:
+        """``after`` is the time of the source's last frame in an earlier run, 0 for none."""
         self.settings = settings
         self.run_name = run
         self.counts = Counts()
@@ -87,7 +90,8 @@ class Capture:
         self._on_frame = on_frame
         self._stop = threading.Event()
         self._seen = 0
-        self._live_clock = LiveClock()
+        self._after = after
+        self._live_clock = LiveClock(after)
         self._begun = time.monotonic()
 
     def stop(self) -> None:
@@ -133,7 +137,7 @@ class Capture:
                 self.counts.corrupt = before + reader.corrupt
 
     def _read(self, reader: VideoReader, backoff: Backoff) -> None:
-        clock = self._live_clock if self.live else FileClock(reader.info.fps)
+        clock = self._live_clock if self.live else FileClock(reader.info.fps, self._after)
         begun = time.monotonic()
         for picture in reader:
             backoff.reset()

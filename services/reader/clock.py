@@ -1,4 +1,4 @@
-"""Time of a source's frames: strictly rising, whatever the source says."""
+"""Time of a source's frames: strictly rising, over all of its runs, whatever the source says."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ STEP = 0.001
 class LiveClock:
     """Timestamps of a camera: when its frames arrive, by a clock that never steps back."""
 
-    def __init__(self) -> None:
+    def __init__(self, after: float = 0.0) -> None:
         self._wall = time.time() - time.monotonic()
-        self._last = 0.0
+        self._last = after
 
     def stamp(self, pts: float | None) -> float:
         """Timestamp of a frame that has just arrived, seconds since the epoch."""
@@ -24,8 +24,8 @@ class LiveClock:
 class FileClock:
     """Timestamps of a file: its own time line, laid from the moment it was opened."""
 
-    def __init__(self, fps: float | None) -> None:
-        self.base = time.time()
+    def __init__(self, fps: float | None, after: float = 0.0) -> None:
+        self.base = max(time.time(), after + STEP)
         self._step = 1 / fps if fps else 1 / 25
         self._first: float | None = None
         self._offset = -self._step

@@ -18,6 +18,7 @@ from framemesh.spool import Spool
 from framemesh.telemetry import redact
 from services.reader.capture import Capture
 from services.reader.settings import ReaderSettings
+from services.reader.video import is_live
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,9 @@ class Reader(Service[ReaderSettings]):
         """Capture whenever this instance holds the source's lease, until the source has ended."""
         while True:
             async with self.registry.lease(f"reader-{self.settings.source_name}", self.instance) as lost:
+                if not is_live(self.settings.video_source) and await self._was_read():
+                    log.info("%s was read to its end by another reader", self.settings.source_name)
+                    return
                 if await self._capture_until(lost):
                     return
             log.warning("another reader has %s; standing by", self.settings.source_name)
@@ -76,6 +80,7 @@ class Reader(Service[ReaderSettings]):
             run,
             self._spool,
             lambda entry, frame: _hand_over(loop, claims, (entry, frame)),
+            after=await self._last_time(),
         )
         reading = loop.run_in_executor(None, capture.run)
         announcing = asyncio.create_task(self._announce(claims, capture.delivery))
@@ -102,6 +107,20 @@ class Reader(Service[ReaderSettings]):
             for helper in helpers:
                 helper.cancel()
         log.info("%s ended after %d frames", self.settings.source_name, capture.counts.captured)
+
+    async def _last_time(self) -> float:
+        """Time of the source's last frame so far: a file that is read again must not go back in time."""
+        subject = subjects.frames(self.settings.topic_stream, self.settings.source_name)
+        stored = await self.bus.last(self._frames.name, subject, Frame)
+        spooled = self._spool.latest(self.settings.source_name)
+        return max(spooled, stored.message.timestamp if stored else 0.0)
+
+    async def _was_read(self) -> bool:
+        """Whether another reader has finished this file while we stood by."""
+        subject = subjects.source_state(self.settings.source_name)
+        stored = await self.bus.last(subjects.SOURCES.name, subject, SourceState)
+        ended = bool(stored and stored.message.state in {"ended", "settled"} and not stored.message.reason)
+        return ended and stored is not None and stored.message.timestamp > self.started
 
     async def _announce(self, claims: asyncio.Queue[Claim | None], delivery: Delivery) -> None:
         """Tell the uploader of new entries; while NATS is away they wait in the spool."""

@@ -12,6 +12,7 @@ from framemesh.messages import SOURCE_PATTERN, Delivery
 from framemesh.settings import Settings
 from framemesh.spool import default_folder
 from framemesh.subjects import source_name
+from framemesh.telemetry import redact
 from services.reader.video import ReaderKind
 
 
@@ -25,9 +26,7 @@ class Pace(StrEnum):
 class ReaderSettings(Settings):
     """What to read, and how. Names that start with ``video_`` are about the source."""
 
-    video_source: str = Field(
-        min_length=1, description="A file, or an address such as rtsp://user:password@host/path"
-    )
+    video_source: str = Field(min_length=1, description="A file, or an address such as rtsp://host/path")
     source: str = Field(
         "",
         pattern=rf"^$|{SOURCE_PATTERN[1:-1]}$",
@@ -66,7 +65,7 @@ class ReaderSettings(Settings):
 
 def name_from(address: str) -> str:
     """A name for an address: the file's stem, or host and path without user and password."""
-    scheme, separator, rest = address.partition("://")
+    scheme, separator, rest = redact(address).partition("://")
     if not separator or scheme == "file":
         return source_name(Path(address).stem)
     place = rest.split("?")[0].rpartition("@")[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Awaitable, Callable
 
 from redis.exceptions import RedisError
 
@@ -45,11 +46,16 @@ def describe(event: Sightings, rule: str) -> Event:
     )
 
 
+class NotOurs(Exception):
+    """Another registrator keeps the source now: whatever this one would still tell, that one tells."""
+
+
 class Catalogue:
     """Events of one source. EVENTS is the truth; Redis is a projection that is caught up when it was away."""
 
-    def __init__(self, source: str, bus: Bus, store: EventStore) -> None:
+    def __init__(self, source: str, bus: Bus, store: EventStore, ours: Callable[[], Awaitable[bool]]) -> None:
         self._source = source
+        self._ours = ours
         self._bus = bus
         self._store = store
         self._events: dict[str, Event] = {}
@@ -89,6 +95,8 @@ class Catalogue:
         """Take an event to ``state``: log it, publish it, keep it in the event and in the store."""
         known = self._events.get(event.id)
         if known is None or state in NEXT[known.state]:
+            if not await self._ours():
+                raise NotOurs(f"the lease of {self._source} is another's")
             event = _moved(event, known, state, reason)
             await self._bus.publish(
                 subjects.events(self._source), event, msg_id=f"{event.id}/{state}", patience=float("inf")

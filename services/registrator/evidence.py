@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import contextlib
 import math
+import os
 import unicodedata
 import zlib
 from collections.abc import Iterable, Sequence
@@ -148,7 +149,7 @@ class VideoWriter:
         self.threads = threads
         self.frames = 0  # written
         self.skipped = 0  # JPEGs that should have been shown and could not be decoded
-        self._part = path.with_name(path.name + ".part")
+        self._part = path.with_name(f"{path.name}.{os.getpid()}.part")
         self._decoder = JpegDecoder()
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None

@@ -20,7 +20,7 @@ from framemesh.flow import drained
 from framemesh.messages import Delivery, Event, EventState, Result, SourceState
 from framemesh.pull import Envelope, Pull
 from framemesh.subjects import Consumer
-from services.registrator.catalogue import ENDED, Catalogue, describe
+from services.registrator.catalogue import ENDED, Catalogue, NotOurs, describe
 from services.registrator.evidence import EvidenceError
 from services.registrator.order import Order
 from services.registrator.proofs import Proofs
@@ -64,8 +64,7 @@ class Keeper:
 
     async def run(self) -> None:
         """Keep the source until its run is settled, or until cancelled."""
-        consumer = subjects.registrator_consumer(self.source)
-        await self._bus.rewind(consumer)
+        consumer = await self._bus.take_over(subjects.registrator_consumer(self.source))
         await self._catalogue.load(await self._replays_from(consumer))
         pull = await self._bus.pull(consumer, Result, window=4 * BATCH)
         try:
@@ -86,6 +85,8 @@ class Keeper:
 
     async def _turn(self, pull: Pull[Result]) -> None:
         envelopes = await pull.batch(BATCH, wait=TICK)
+        if pull.taken:
+            raise NotOurs(f"{self.source} was taken over by another registrator")
         now = time.monotonic()
         for envelope in envelopes:
             self._heard[envelope.message.model] = now
@@ -151,6 +152,8 @@ class Keeper:
             await self._catalogue.tell(event, EventState.DONE)
             event = await self._proofs.store(event)
             await self._catalogue.tell(event, EventState.FINISHED)
+        except NotOurs as error:
+            log.warning("evidence of event %s is left to another registrator: %s", event.id, error)
         except EvidenceError as error:
             await self._catalogue.tell(event, EventState.ERROR, str(error))
         except Exception as error:

@@ -99,7 +99,7 @@ class Proofs:
             raise EvidenceError(f"the best frame cannot be read: {error}") from error
         title = f"{event.source} {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(event.message.timestamp))} UTC"
         drawn = await self._aside(draw, jpeg, event.message.result, title)
-        part = path.with_suffix(".jpg.part")
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
         part.write_bytes(drawn)
         part.replace(path)
         return path
@@ -117,7 +117,12 @@ class Proofs:
 
     async def _aside(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Do heavy work in the thread that gives way to everything else on the machine."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *args, **kwargs))
+        running = asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *args, **kwargs))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait([running])  # the encoder must not be closed under the thread's hands
+            raise
 
     async def _fetched(self, frames: AsyncIterator[Frame]) -> AsyncIterator[tuple[float, bytes]]:
         """JPEGs in order, a few fetched at a time; one that is gone leaves a gap, which the video holds."""

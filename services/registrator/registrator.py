@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from abc import abstractmethod
+
+from redis.exceptions import RedisError
 
 from framemesh import subjects
 from framemesh.events import EventStore
-from framemesh.messages import SourceState
+from framemesh.messages import Event, SourceState
 from framemesh.service import Service
-from services.registrator.catalogue import Catalogue
+from services.registrator.catalogue import Catalogue, NotOurs
 from services.registrator.evidence import pick_encoder
 from services.registrator.keeper import Keeper
 from services.registrator.proofs import Proofs
@@ -20,6 +23,7 @@ from services.registrator.settings import RegistratorSettings
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
+SEARCH_SECONDS = 5.0
 
 
 class AbstractEventRegistrator(Service[RegistratorSettings]):
@@ -41,7 +45,9 @@ class AbstractEventRegistrator(Service[RegistratorSettings]):
         self._store = EventStore(self.registry.redis)
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._wanted: set[str] = set()
-        self._seen = 0
+        self._known: set[str] = set()
+        self._seen = self._told = 0
+        self._searched = time.monotonic()
 
     async def run(self) -> None:
         """Keep every source that nobody else keeps."""
@@ -67,6 +73,19 @@ class AbstractEventRegistrator(Service[RegistratorSettings]):
                 self._wanted.discard(source)
             else:
                 self._wanted.add(source)
+            self._known.add(source)
+        async for stored_event in self.bus.read(subjects.EVENTS.name, "events.*", self._told + 1, Event):
+            self._told = stored_event.seq  # read so that what is no event there does not lie unnoticed
+        if time.monotonic() - self._searched > SEARCH_SECONDS:
+            self._searched = time.monotonic()
+            await self._search()
+
+    async def _search(self) -> None:
+        """Results may come from elsewhere than our readers: keep their sources too."""
+        info = await self.bus.stream_info(subjects.RESULTS.name, subjects.results("*", "*"))
+        found = {subject.split(".")[3] for subject in (info.state.subjects if info else None) or {}}
+        self._wanted |= found - self._known
+        self._known |= found
 
     async def _keep(self, source: str) -> None:
         try:
@@ -83,15 +102,24 @@ class AbstractEventRegistrator(Service[RegistratorSettings]):
                     await asyncio.wait([keeper])
         except asyncio.CancelledError:
             raise
+        except NotOurs as error:
+            log.warning("%s", error)
         except Exception:  # one source's trouble is not the others'; the ack floor lets it go on where it was
             log.exception("%s: begins again from its checkpoint", source)
             await asyncio.sleep(1)
 
     def _keeper(self, source: str) -> Keeper:
-        catalogue = Catalogue(source, self.bus, self._store)
+        catalogue = Catalogue(source, self.bus, self._store, lambda: self._is_ours(source))
         topic = self.settings.topic_stream
         watches = self.watches(source)
         return Keeper(source, topic, self.bus, catalogue=catalogue, proofs=self._proofs, watches=watches)
+
+    async def _is_ours(self, source: str) -> bool:
+        """Whether we hold the source's lease. While Redis is away nobody can take it."""
+        try:
+            return await self.registry.acquire(f"registrator-{source}", self.instance)
+        except RedisError:
+            return True
 
 
 class BasicEventRegistrator(AbstractEventRegistrator):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from framemesh.settings import Settings
 from services.registrator.rules import Rule
@@ -29,3 +29,11 @@ class RegistratorSettings(Settings):
     video_encoder: str = Field(
         "", description="H.264 encoder of FFmpeg; empty: libopenh264 where there is one, else libx264"
     )
+
+    @field_validator("event_rules")
+    @classmethod
+    def _names_differ(cls, rules: list[Rule]) -> list[Rule]:
+        names = [rule.name for rule in rules]
+        if len(set(names)) < len(names):
+            raise ValueError("give every rule a name of its own: events are told apart by it")
+        return rules

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import TypeVar
@@ -28,6 +29,8 @@ M = TypeVar("M", bound=Message)
 BATCH = 64
 LOOK_SECONDS = 1.0
 FULL_SECONDS = 0.05
+AWAY_SECONDS = 60.0
+"""A model that restarts is not left out of a lossless source that goes to every model."""
 
 TASKS = Counter("framemesh_tasks_total", "Tasks accepted by a model's queue", ["model", "delivery"])
 UNROUTED = Counter("framemesh_unrouted_total", "Live frames that no live model was there for")
@@ -53,6 +56,7 @@ class Router(Service[RouterSettings]):
     async def prepare(self) -> None:
         """Declare the streams, find the models that are alive."""
         self._live: set[str] = set()
+        self._seen: dict[str, float] = {}
         self._declared: set[str] = set()
         self._room: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._lossless: dict[str, asyncio.Queue[Envelope[Frame]]] = {}
@@ -94,6 +98,7 @@ class Router(Service[RouterSettings]):
         for model in sorted(self._live - alive):
             log.warning("%s is not alive any more", model)
         self._live = alive
+        self._seen |= dict.fromkeys(alive, time.monotonic())
 
     async def _declare(self, model: str) -> None:
         if model not in self._declared:
@@ -127,7 +132,11 @@ class Router(Service[RouterSettings]):
             await asyncio.gather(*(self._give(task, envelope) for task in tasks))
 
     def _tasks(self, frame: Frame) -> list[Task]:
-        return frame_tasks(frame, for_source(self.settings.routes, frame.source), self._live)
+        lossless = frame.delivery is Delivery.LOSSLESS
+        models = {model for model, seen in self._seen.items() if time.monotonic() - seen < AWAY_SECONDS}
+        return frame_tasks(
+            frame, for_source(self.settings.routes, frame.source), models if lossless else self._live
+        )
 
     def _lane(self, source: str) -> asyncio.Queue[Envelope[Frame]]:
         """Lossless frames wait in a lane of their own, so that a full queue holds up no camera and no other file.

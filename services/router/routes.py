@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from framemesh.messages import Delivery, Frame, ModelName, Result, Task
+from framemesh.messages import MOST_REGIONS, Delivery, Frame, ModelName, Result, Task
 
 EVERY_SOURCE = "*"
 
@@ -97,5 +97,5 @@ def _follow(result: Result, route: Route) -> Task | None:
         delivery=result.delivery,
         model=route.model,
         stride=_stride(result, route),
-        regions=boxes,
+        regions=boxes[:MOST_REGIONS],
     )

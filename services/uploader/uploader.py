@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from pydantic import Field
 from framemesh import subjects
 from framemesh.blobs import BlobStore
 from framemesh.bus import settle_all
+from framemesh.locks import lock
 from framemesh.messages import Captured, Frame
 from framemesh.pull import Pull
 from framemesh.service import Service
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 16
 RESCAN_SECONDS = 2.0
+STANDBY_SECONDS = 0.5
 
 
 class UploaderSettings(Settings):
@@ -44,7 +47,7 @@ class Entry:
 
 
 class Uploader(Service[UploaderSettings]):
-    """Stores the frames of this node. One uploader a node is enough; a second one does no harm."""
+    """Stores the frames of this node. One uploader a spool works; a second one stands by."""
 
     kind = "Uploader"
     settings_type = UploaderSettings
@@ -59,7 +62,16 @@ class Uploader(Service[UploaderSettings]):
         await self.bus.declare(self._frames)
 
     async def run(self) -> None:
-        """Upload what a crash left behind, then what is captured; look into the folder whenever it is quiet."""
+        """Work whenever no other uploader has the spool: two would put frames out of order."""
+        while (handle := lock(self.settings.spool_dir)) is None:
+            await asyncio.sleep(STANDBY_SECONDS)
+        try:
+            await self._work()
+        finally:
+            os.close(handle)
+
+    async def _work(self) -> None:
+        """Upload what a crash left behind, then what is captured; look into the folder now and then."""
         consumer = subjects.uploader_consumer(self.settings.node)
         pull: Pull[Captured] = await self.bus.pull(consumer, Captured, window=4 * BATCH)
         await self._rescan(older_than=0)

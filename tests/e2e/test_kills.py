@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 from collections import Counter
@@ -127,3 +128,33 @@ async def test_killed_servers_and_the_rest(
     summary, _ = await run(plan, tmp_path, moments)
     check(summary, plan)
     assert spans(summary) == undisturbed
+
+
+async def test_a_registrator_that_wakes_up_after_another_took_over(
+    undisturbed: list[tuple[str, float, float, dict[str, int]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that holds the lease is stopped for longer than the lease, then goes on as if nothing had been."""
+    monkeypatch.setenv("routing_ttl", "2")
+    plan = clip()
+    end = 120 if len(plan.models) == 1 else 1000
+    rules = json.dumps([{"name": "demo", "labels": list(plan.labels)}])
+    tasks: list[asyncio.Task[Any]] = []
+
+    def second(mesh: Mesh) -> None:
+        tasks.append(
+            asyncio.create_task(mesh.start_service("registrator", {"event_rules": rules}, label="second"))
+        )
+
+    def pause(mesh: Mesh) -> None:
+        first = mesh.pids()["registrator"]
+        os.kill(first, signal.SIGSTOP)
+        asyncio.get_running_loop().call_later(5, os.kill, first, signal.SIGCONT)
+
+    moments: dict[int, Kill] = {1: second, int(end * 0.3): pause}
+    summary, _ = await run(plan, tmp_path, moments)
+    check(summary, plan)
+    assert spans(summary) == undisturbed
+    assert "CREATED" in "".join(
+        (tmp_path / "logs" / f"{name}.log").read_text() for name in ("registrator", "second")
+    )
+    assert "lost to another instance" in (tmp_path / "logs" / "registrator.log").read_text()

@@ -312,7 +312,7 @@ def kinds(source: str, model: str) -> dict[str, Kind]:
             subjects.uploader_consumer(source),
             subjects.captured(source),
             Captured,
-            Captured(entries=["a.frame"]),
+            Captured(entries=["a.r1.000000000000.frame"]),
         ),
         "FRAMES": (subjects.router_consumer(frames), f"t-{source}.{source}", Frame, claim),
         "live": (live, subjects.tasks(model, source, lossless=False), Task, job),
@@ -499,10 +499,25 @@ async def test_a_live_queue_holds_only_the_newest_frame_of_each_source(bus: Bus,
     await settle_all(found)
 
 
+async def test_who_was_taken_over_gets_nothing_more(bus: Bus, source: str, model: str) -> None:
+    first = await bus.pull(await bus.take_over(subjects.registrator_consumer(source)), Result)
+    second = await bus.pull(await bus.take_over(subjects.registrator_consumer(source)), Result)
+    for seq in range(10):
+        made = result(source, model, seq)
+        await bus.publish(subjects.results(model, source), made, msg_id=made.task_key)
+    found: list[Envelope[Result]] = []
+    async with asyncio.timeout(5):
+        while len(found) < 10:
+            found += await second.batch(10)
+        while not first.taken:
+            assert await first.batch(1, wait=0.1) == []
+    assert [item.message.seq for item in found] == list(range(10))
+    assert not second.taken
+
+
 async def test_rewinding_brings_back_all_after_the_ack_floor_at_once(
     servers: Mapping[str, str], bus: Bus, source: str, model: str
 ) -> None:
-    consumer = subjects.registrator_consumer(source)
     await bus.declare(subjects.RESULTS)
     for seq in range(60):
         made = result(source, model, seq)
@@ -511,7 +526,7 @@ async def test_rewinding_brings_back_all_after_the_ack_floor_at_once(
     acked = 0
     for floor in (20, 40, *[0] * 7):  # more often than max_deliveries: no good message may die of it
         keeper = await Bus.connect(servers["nats_host"], "keeper")
-        await keeper.rewind(consumer)
+        consumer = await keeper.take_over(subjects.registrator_consumer(source))
         pull = await keeper.pull(consumer, Result, window=256)
         found: list[Envelope[Result]] = []
         async with asyncio.timeout(5):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -220,7 +221,7 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), VideoWriter(tmp_path / "v.mp4") as writer:
         for i in range(30):
             writer.add(i, grey(90))
-        assert [each.name for each in tmp_path.iterdir()] == ["v.mp4.part"]
+        assert [each.name for each in tmp_path.iterdir()] == [f"v.mp4.{os.getpid()}.part"]
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 
@@ -274,10 +275,10 @@ def test_draw_draws_boxes_in_the_labels_colour_and_keeps_the_size() -> None:
         (630, 350, 640, 360),
         (300, 200, 300, 200),
         (400, 300, 100, 100),
-        (float("nan"), 0, float("inf"), 50),
+        (-1e300, 0, 1e300, 50),
     ],
 )
-@pytest.mark.parametrize("label", ["person", "行人 café\nß", "x" * 300, ""])
+@pytest.mark.parametrize("label", ["person", "行人 café\nß", "x" * 256, ""])
 def test_any_box_and_label_can_be_drawn(box: tuple[float, ...], label: str) -> None:
     assert draw(jpeg(GREEN, 640, 360), [detection(label, 0.5, *box)], "ça va 日本")
 

@@ -12,7 +12,7 @@ from tests.samples import event, frame, result, task
 
 SAMPLES: list[Message] = [
     frame("cam"),
-    Captured(entries=["a.frame"]),
+    Captured(entries=["a.r1.000000000000.frame"]),
     task("cam", "DetectionInference"),
     result("cam", "DetectionInference"),
     event("cam", EventState.CREATED, EventState.PENDING),

@@ -72,7 +72,7 @@ MESSAGES: tuple[Message, ...] = (
     RESULT,
     SourceState(source="door", run="r1", state="ended", frames=8, timestamp=2.5),
     Event(
-        id="e1",
+        id="00000000-0000-5000-8000-0000000000e1",
         task_key=RESULT.task_key,
         source="door",
         run="r1",
@@ -190,6 +190,7 @@ CHECKS: dict[str, Any] = {
     "exclusiveMinimum": _holds(lambda value, least: value > least),
     "minItems": _holds(lambda value, least: len(value) >= least),
     "maxItems": _holds(lambda value, most: len(value) <= most),
+    "maxLength": _holds(lambda value, most: len(value) <= most),
 }
 
 

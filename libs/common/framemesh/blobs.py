@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 LEASE_SECONDS = 10.0
 """A volume may fill up or be sealed, so its ids are not used for longer."""
 
+MAX_BYTES = 64 << 20
+"""Largest blob that is read: a claim check may point anywhere."""
+
 _TIMEOUT = aiohttp.ClientTimeout(total=15, connect=3)
 
 
@@ -116,7 +119,18 @@ class BlobStore:
                     raise BlobMissing(f"{url}: nothing there (any more)")
                 if answer.status >= 300:  # noqa: PLR2004
                     raise BlobError(f"{url}: HTTP {answer.status}")
-                return await answer.read()
+                if (answer.content_length or 0) > MAX_BYTES:
+                    raise BlobMissing(f"{url}: {answer.content_length} bytes are no frame")
+                data = (
+                    await answer.content.read(MAX_BYTES + 1)
+                    if answer.content_length is None
+                    else await answer.read()
+                )
+                if len(data) > MAX_BYTES:
+                    raise BlobMissing(f"{url}: more than {MAX_BYTES} bytes are no frame")
+                return data
+        except aiohttp.InvalidURL as error:
+            raise BlobMissing(f"{url}: no address of a frame") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise BlobError(f"{url}: {error!r}") from error
 

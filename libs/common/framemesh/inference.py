@@ -20,7 +20,7 @@ from pydantic import Field
 from framemesh import subjects
 from framemesh.blobs import BlobError, BlobMissing, BlobStore
 from framemesh.bus import Reject
-from framemesh.messages import Box, Classification, Detection, Heartbeat, Result, Task
+from framemesh.messages import MOST_FOUND, Box, Classification, Delivery, Detection, Heartbeat, Result, Task
 from framemesh.pull import Envelope, Pull
 from framemesh.service import Service
 from framemesh.settings import Settings
@@ -159,9 +159,7 @@ class ModelWorker(Service[W], Generic[W]):
     async def _inferring(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            batch = [await self._ready.get()]
-            while len(batch) < self.settings.batch_size and not self._ready.empty():
-                batch.append(self._ready.get_nowait())
+            batch = await self._next_batch()
             inference = loop.run_in_executor(self._thread, self._work, batch)
             try:
                 await asyncio.shield(inference)
@@ -171,6 +169,23 @@ class ModelWorker(Service[W], Generic[W]):
                 raise
             finally:
                 self._hand_on(batch)
+
+    async def _next_batch(self) -> list[Work]:
+        """What is ready, as much as the model takes at once; of a live source only its newest frame."""
+        ready = [await self._ready.get()]
+        while not self._ready.empty():
+            ready.append(self._ready.get_nowait())
+        newest = {work.task.source: work for work in ready if work.task.delivery is Delivery.LIVE}
+        batch: list[Work] = []
+        for work in ready:
+            if newest.get(work.task.source, work) is not work:
+                work.places.release()
+                await work.envelope.ack()  # superseded, as the queue itself would have done
+            elif len(batch) < self.settings.batch_size:
+                batch.append(work)
+            else:
+                self._ready.put_nowait(work)
+        return batch
 
     def _hand_on(self, batch: list[Work]) -> None:
         for work in batch:
@@ -253,7 +268,7 @@ class ModelWorker(Service[W], Generic[W]):
             frame_id=task.frame_id,
             timestamp=task.timestamp,
             frame_url=task.url,
-            result=work.found,
+            result=work.found[:MOST_FOUND],
             timing_ms={name: round(value, 2) for name, value in timing.items()},
             delivery=task.delivery,
             stride=task.stride,

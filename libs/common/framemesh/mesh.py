@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -21,6 +20,7 @@ from typing import Any, Self
 
 from framemesh.embedded import Server, Servers, choose_ports
 from framemesh.errors import FramemeshError
+from framemesh.locks import lock
 from framemesh.processes import OnLine, Process
 from framemesh.registry import Registry
 from framemesh.service import EXIT_CONFIG
@@ -29,7 +29,6 @@ from framemesh.spool import default_folder
 log = logging.getLogger(__name__)
 
 STATE_FILE = "mesh.json"
-LOCK_FILE = "mesh.lock"
 SERVICE_STOP_SECONDS = 2.0
 MAX_BACKOFF = 10.0
 START_SECONDS = 90.0
@@ -70,21 +69,13 @@ class MeshState:
 
 def running(data: Path) -> MeshState | None:
     """The mesh that runs in ``data``, None when none does."""
-    lock = _lock(data) if (data / LOCK_FILE).exists() else None
-    if lock is not None:
-        os.close(lock)
-    return None if lock is not None or not (data / LOCK_FILE).exists() else MeshState.read(data)
-
-
-def _lock(data: Path) -> int | None:
-    """Lock a data folder; the kernel lets go of it however the process ends. None when it is locked."""
-    handle = os.open(data / LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
+    if not data.is_dir():
         return None
-    return handle
+    handle = lock(data)
+    if handle is None:
+        return MeshState.read(data)
+    os.close(handle)
+    return None
 
 
 @dataclass
@@ -110,13 +101,13 @@ class Mesh:
         self._server_watches: list[asyncio.Task[None]] = []
         self.services: dict[str, Supervised] = {}
         data.mkdir(parents=True, exist_ok=True)
-        lock = _lock(data)
-        if lock is None:
+        handle = lock(data)
+        if handle is None:
             raise FramemeshError(
                 f"a mesh is running in {data}; stop it with `framemesh down --data {data}`, "
                 "or choose another folder with --data"
             )
-        self._lock = lock
+        self._lock = handle
         known = MeshState.read(data)
         chosen = choose_ports(ports or {}, known.ports if known else {})
         if known:
@@ -192,6 +183,11 @@ class Mesh:
         """Tell others that everything has been started."""
         self._state.ready = True
         self._write_state()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether everything is being stopped."""
+        return self._stopping
 
     async def stop(self) -> None:
         """Stop services, then servers, within five seconds."""
@@ -289,5 +285,4 @@ def remove_data(data: Path) -> None:
     """Remove a mesh's data: the servers' folders and the state, not the evidence."""
     for name in ("nats", "seaweedfs", "redis", "logs"):
         shutil.rmtree(data / name, ignore_errors=True)
-    for name in (STATE_FILE, LOCK_FILE):
-        (data / name).unlink(missing_ok=True)
+    (data / STATE_FILE).unlink(missing_ok=True)

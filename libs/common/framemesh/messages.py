@@ -20,6 +20,10 @@ ModelName = Annotated[
     str, Field(pattern=SOURCE_PATTERN, description="Kind of the model worker, e.g. DetectionInference")
 ]
 Confidence = Annotated[float, Field(ge=0, le=1)]
+SpoolEntry = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[0-9]{12}\.frame$", max_length=200)]
+Label = Annotated[str, Field(max_length=256)]
+MOST_REGIONS = 256
+MOST_FOUND = 1024
 Box = tuple[float, float, float, float]
 
 
@@ -33,7 +37,7 @@ class Delivery(StrEnum):
 class Message(BaseModel):
     """Base of every message: unknown fields are kept out, so that a newer sender never breaks an older reader."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 class Frame(Message):
@@ -43,7 +47,12 @@ class Frame(Message):
     run: str = Field(pattern=SOURCE_PATTERN, description="One reader start")
     seq: int = Field(ge=0, description="Counts the frames of a run from 0, without gaps")
     frame_id: str = Field(description="frame_000123")
-    url: str = Field("", description="Where the JPEG lies; empty until it is stored")
+    url: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        max_length=2048,
+        description="Where the JPEG lies; empty until it is stored",
+    )
     timestamp: float = Field(description="Time of the frame, strictly rising within a source")
     pts: float | None = Field(None, description="Presentation time in the source, seconds, when it has one")
     width: int = Field(gt=0)
@@ -61,7 +70,9 @@ class Frame(Message):
 class Captured(Message):
     """Frames that wait in a node's spool (``frames.captured.<node>``); each entry carries its own metadata."""
 
-    entries: list[str] = Field(min_length=1, description="Names of spool entries, in the order of their frames")
+    entries: list[SpoolEntry] = Field(
+        min_length=1, max_length=1024, description="Names of spool entries, in the order of their frames"
+    )
 
 
 class Task(Frame):
@@ -69,7 +80,9 @@ class Task(Frame):
 
     model: ModelName
     stride: int = Field(1, ge=1, description="The model gets every nth frame of the source")
-    regions: list[Box] | None = Field(None, description="Boxes to look at, when the model follows another one")
+    regions: list[Box] | None = Field(
+        None, max_length=MOST_REGIONS, description="Boxes to look at, when the model follows another one"
+    )
 
     @property
     def task_key(self) -> str:
@@ -80,7 +93,7 @@ class Task(Frame):
 class Classification(Message):
     """One class of a picture or of a region."""
 
-    label: str
+    label: Label
     class_id: int = Field(ge=0)
     confidence: Confidence
     region: int | None = Field(None, description="Index into the task's regions")
@@ -89,7 +102,7 @@ class Classification(Message):
 class Detection(Message):
     """One object in a picture."""
 
-    label: str
+    label: Label
     class_id: int = Field(ge=0)
     confidence: Confidence
     box: Box
@@ -105,7 +118,7 @@ class Result(Message):
     frame_id: str
     timestamp: float
     frame_url: str
-    result: list[Detection | Classification]
+    result: list[Detection | Classification] = Field(max_length=MOST_FOUND)
     timing_ms: dict[str, float] = Field(description="queue, fetch, infer …, and latency: capture to result")
     delivery: Delivery = Delivery.LIVE
     stride: int = 1
@@ -160,7 +173,7 @@ class Transition(Message):
 class Event(Message):
     """Something that was seen, with its evidence (``events.<source>``)."""
 
-    id: str
+    id: str = Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
     task_key: str = Field(description="Task whose result opened the event")
     source: SourceName
     run: str

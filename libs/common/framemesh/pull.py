@@ -144,6 +144,7 @@ class Pull(Generic[M]):
         self._heard = time.monotonic()
         self._stopped = False
         self._lost = False
+        self.taken = False  # somebody else has taken an exclusive consumer over
         self._inbox = bus.client.new_inbox()
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{consumer.stream.name}.{consumer.name}"
         self._subscription: Subscription | None = None
@@ -276,6 +277,10 @@ class Pull(Generic[M]):
     async def _on_status(self, status: str, headers: dict[str, str]) -> None:
         if status == "100":  # idle heartbeat
             return
+        if self.consumer.exclusive and (status == "503" or "Deleted" in headers.get("Description", "")):
+            self.taken = True
+            self._arrived.set()
+            return
         if pending := headers.get("Nats-Pending-Messages"):
             self._outstanding = max(0, self._outstanding - int(pending))
             await self._refill()
@@ -290,7 +295,7 @@ class Pull(Generic[M]):
             await asyncio.sleep(every)
             await self._keep_alive()
             silent = time.monotonic() - self._heard > 2.5 * HEARTBEAT
-            if (self._lost or silent) and self._bus.client.is_connected:
+            if (self._lost or silent) and self._bus.client.is_connected and not self.taken:
                 await self._bus.redeclare()
                 await self.restart()
 

@@ -18,12 +18,13 @@ from redis.asyncio import Redis
 
 from framemesh import __version__
 from framemesh.bus import Bus
-from framemesh.errors import FramemeshError
+from framemesh.errors import FramemeshError, mendable
 from framemesh.health import Health
 from framemesh.messages import Heartbeat
 from framemesh.registry import Registry
 from framemesh.registry import connect as connect_redis
 from framemesh.settings import Settings, load
+from framemesh.subjects import DEADLETTERS
 from framemesh.telemetry import configure_logging
 
 log = logging.getLogger(__name__)
@@ -113,20 +114,12 @@ async def _serve(service: type[Service[Any]], settings: Settings) -> int:
         log.info("stopped")
         return 0
     except Exception as error:
-        if mendable := _mendable(error):
-            log.error("%s", mendable)
+        if found := mendable(error):
+            log.error("%s", found)
             return EXIT_CONFIG
         log.exception("%s failed", service.kind)
         return EXIT_FAILED
     return 0
-
-
-def _mendable(error: BaseException) -> FramemeshError | None:
-    """What a user can mend, also where it ended a group of tasks."""
-    if isinstance(error, FramemeshError):
-        return error
-    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    return next((found for each in inner if (found := _mendable(each))), None)
 
 
 def _stop(work: asyncio.Future[None], loop: asyncio.AbstractEventLoop) -> None:
@@ -148,6 +141,7 @@ async def _live(kind: type[Service[Any]], settings: Settings) -> None:
         )
         stack.push_async_callback(redis.aclose)
         service = kind(settings, bus, Registry(redis, settings.routing_ttl))
+        await bus.declare(DEADLETTERS)
         health.watch(lambda: bus.client.is_connected)
         await _work(service, health)
 

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from framemesh.errors import FramemeshError
+from framemesh.telemetry import redact
 
 S = TypeVar("S", bound="Settings")
 
@@ -71,6 +72,14 @@ class Settings(BaseSettings):
         ttl_seconds(value)
         return value
 
+    @field_validator("master_url", "volume_url", "s3_url")
+    @classmethod
+    def _no_secrets(cls, value: str) -> str:
+        # They become part of every frame's and event's address.
+        if redact(value) != value:
+            raise ValueError("leave user and password out")
+        return value
+
     @field_validator("log_level")
     @classmethod
     def _level(cls, value: str) -> str:
@@ -95,11 +104,18 @@ def load(settings: type[S], **values: Any) -> S:
         ) from None
 
 
+def _given(name: str) -> str:
+    """What ``.env`` or the environment says of a setting."""
+    in_file = dotenv_values(".env", interpolate=False) if Path(".env").is_file() else {}
+    said = {key.lower(): value for key, value in in_file.items()} | {k.lower(): v for k, v in os.environ.items()}
+    return redact(said.get(name) or "")
+
+
 def _explain(settings: type[Settings], item: Any) -> str:
     name = ".".join(str(part) for part in item["loc"])
     field = settings.model_fields.get(str(item["loc"][0]))
     reason = str(item["msg"]).removeprefix("Value error, ")
-    given = "" if item["type"] == "missing" else f" (it is {item['input']!r})"
+    given = "" if item["type"] == "missing" else f" (it is {redact(str(item['input']))!r})"
     hint = f". {field.description}" if field and field.description else ""
     return f"setting {name}: {reason}{given}{hint}"
 

@@ -5,6 +5,7 @@ Every entry carries its own metadata, so the uploader can go on from the folder 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import time
@@ -79,6 +80,15 @@ class Spool:
         """Entries that have lain here for ``older_than`` seconds, oldest frames of each run first."""
         now = time.time()
         return sorted(entry.name for entry in self._entries() if now - _written_at(entry) >= older_than)
+
+    def latest(self, source: str) -> float:
+        """Time of a source's newest frame here, 0 for none."""
+        latest = 0.0
+        for name in self.names():
+            if name.startswith(f"{source}."):
+                with contextlib.suppress(FileNotFoundError, SpoolError):
+                    latest = max(latest, self.read(name)[0].timestamp)
+        return latest
 
     def full(self) -> bool:
         """Whether the bound is reached. Looked up at most every quarter of a second, estimated between."""

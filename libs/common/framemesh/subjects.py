@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nats.js.api import (
     AckPolicy,
@@ -20,7 +20,10 @@ HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 MIB = 1 << 20
 
-LIVE_QUEUE = "live"
+WORKER_DELIVERIES = 5
+MESH_DELIVERIES = 50
+"""For what only the mesh itself handles: a redelivery means that a service was killed, not that a frame is bad."""
+
 LOSSLESS_QUEUE = "lossless"
 
 RESULTS_FEED = "inference.results"
@@ -90,9 +93,11 @@ class Consumer:
 
     stream: Stream
     config: ConsumerConfig
-    max_deliveries: int = 5
+    max_deliveries: int = WORKER_DELIVERIES
     """Deliveries after which a message goes to the dead letters; counted by the client, since a server that
     stops delivering would leave the message in a work queue for ever."""
+    exclusive: bool = False
+    """Whether one process at a time reads it, having taken it over."""
 
     @property
     def name(self) -> str:
@@ -106,7 +111,13 @@ class Consumer:
 
 
 def _consumer(
-    stream: Stream, name: str, *, ack_wait: float, filter_subject: str | None = None, **more: object
+    stream: Stream,
+    name: str,
+    *,
+    ack_wait: float,
+    filter_subject: str | None = None,
+    max_deliveries: int = MESH_DELIVERIES,
+    **more: object,
 ) -> Consumer:
     config = ConsumerConfig(
         durable_name=name,
@@ -115,7 +126,7 @@ def _consumer(
         max_ack_pending=4096,
         filter_subject=filter_subject,
     )
-    return Consumer(stream, config.evolve(**more))
+    return Consumer(stream, config.evolve(**more), max_deliveries)
 
 
 CAPTURED = Stream(
@@ -167,6 +178,7 @@ def task_streams(model: str) -> tuple[Stream, Stream]:
         retention=RetentionPolicy.WORK_QUEUE,
         storage=StorageType.FILE,
         max_msgs=512,
+        duplicate_window=30 * MINUTE,  # a frame may wait that long for another model's full queue
         discard=DiscardPolicy.NEW,
         max_bytes=32 * MIB,
         metadata={"framemesh.role": "tasks"},
@@ -182,7 +194,7 @@ RESULTS = Stream(
         storage=StorageType.FILE,
         max_age=DAY,
         max_bytes=512 * MIB,
-        duplicate_window=10 * MINUTE,
+        duplicate_window=30 * MINUTE,
         # A fixed destination needs the source written token by token.
         republish=RePublish(src="inference.results.*.*", dest=RESULTS_FEED),
         allow_direct=True,
@@ -248,12 +260,16 @@ def follower_consumer(model: str) -> Consumer:
 def worker_consumers(model: str) -> tuple[Consumer, Consumer]:
     """A model's live and lossless tasks, shared by all of its workers."""
     live, lossless = task_streams(model)
-    return _consumer(live, "workers", ack_wait=10), _consumer(lossless, "workers", ack_wait=10)
+    most = WORKER_DELIVERIES
+    return (
+        _consumer(live, "workers", ack_wait=10, max_deliveries=most),
+        _consumer(lossless, "workers", ack_wait=10, max_deliveries=most),
+    )
 
 
 def registrator_consumer(source: str) -> Consumer:
     """All results of one source. Its ack floor is the registrator's checkpoint, so acks are cumulative."""
-    return _consumer(
+    consumer = _consumer(
         RESULTS,
         f"registrator-{source}",
         ack_wait=HOUR,
@@ -261,3 +277,4 @@ def registrator_consumer(source: str) -> Consumer:
         ack_policy=AckPolicy.ALL,
         max_ack_pending=200_000,
     )
+    return replace(consumer, exclusive=True)
