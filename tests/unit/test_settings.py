@@ -12,6 +12,9 @@ from framemesh import settings as module
 from framemesh.errors import FramemeshError
 from framemesh.settings import Settings, load, node_name, ttl_seconds
 from services.reader.settings import ReaderSettings
+from services.registrator.rules import Rule
+from services.registrator.settings import RegistratorSettings
+from services.router.router import RouterSettings
 
 
 def test_without_any_settings_everything_is_on_this_machine() -> None:
@@ -138,3 +141,38 @@ def test_what_the_store_would_not_understand_is_no_time_to_live(ttl: str) -> Non
 @pytest.mark.parametrize(("given", "kind"), [("AVReader", "av"), ("OpenCVReader", "opencv"), ("auto", "auto")])
 def test_a_reader_is_also_known_by_its_class(given: str, kind: str) -> None:
     assert load(ReaderSettings, video_source="a.mp4", reader_type=given).reader_type == kind
+
+
+def test_a_setting_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("routes", "{")
+    with pytest.raises(FramemeshError, match=r"^setting routes: not valid JSON \(it is '\{'\)\. Models by source"):
+        load(RouterSettings)
+
+
+@pytest.mark.parametrize("name", ["master_url", "volume_url", "s3_url"])
+def test_addresses_that_others_see_hold_no_password(name: str) -> None:
+    with pytest.raises(FramemeshError, match=f"setting {name}: leave user and password out") as caught:
+        load(Settings, **{name: "http://bob:s3cret@host:1"})
+    assert "s3cret" not in str(caught.value)
+
+
+def test_two_rules_of_one_name_are_refused() -> None:
+    with pytest.raises(FramemeshError, match="setting event_rules: give every rule a name of its own"):
+        load(RegistratorSettings, event_rules=[Rule(hits=1), Rule(hits=2)])
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("rtsp://admin:hunter2@cam.local:554/live?x=1", "cam-local-554-live"),
+        ("rtsp://admin:secr?et@cam/s", "cam-s"),
+        ("clips/Front door #1.mp4", "Front-door-1"),
+    ],
+)
+def test_a_source_is_named_without_its_password(address: str, name: str) -> None:
+    assert load(ReaderSettings, video_source=address).source_name == name
+
+
+def test_a_password_in_the_path_is_no_part_of_the_name() -> None:
+    address = "rtsp://10.0.0.5:554/user=admin_password=hunter2_channel=1"
+    assert "hunter2" not in load(ReaderSettings, video_source=address).source_name

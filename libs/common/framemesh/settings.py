@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from framemesh.errors import FramemeshError
 from framemesh.telemetry import redact
@@ -98,6 +98,11 @@ def load(settings: type[S], **values: Any) -> S:
     _refuse_misspelt(settings)
     try:
         return settings(**values)
+    except SettingsError as error:
+        found = re.search(r'field "([^"]+)"', str(error))
+        name = found[1] if found else "?"
+        described = settings.model_fields[name].description if name in settings.model_fields else ""
+        raise FramemeshError(f"setting {name}: not valid JSON (it is {_given(name)!r}). {described}") from None
     except ValidationError as error:
         raise FramemeshError(
             "; ".join(_explain(settings, item) for item in error.errors(include_url=False))
