@@ -325,6 +325,8 @@ def kinds(source: str, model: str) -> dict[str, Kind]:
 @pytest.mark.parametrize("kind", ["CAPTURED", "FRAMES", "live", "lossless", "RESULTS", "registrator"])
 async def test_what_is_no_message_never_stops_a_consumer(bus: Bus, source: str, model: str, kind: str) -> None:
     consumer, subject, wanted, good = kinds(source, model)[kind]
+    if consumer.exclusive:
+        consumer = await bus.take_over(consumer)
     pull = await bus.pull(consumer, wanted)
     first = asyncio.ensure_future(pull.batch(1))
     for count, bad in enumerate(BAD, start=1):
