@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from importlib import import_module
@@ -22,6 +23,7 @@ from framemesh.embedded import NatsServer, RedisServer, SeaweedServer, Server, S
 from framemesh.registry import Registry
 from framemesh.registry import connect as connect_redis
 from framemesh.settings import Settings
+from framemesh.spool import default_folder
 from tests.samples import OwnServer
 
 ASSETS = Path(__file__).parents[2] / "shared" / "assets"
@@ -49,8 +51,12 @@ def every_settings() -> dict[str, type[Settings]]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_process_is_left() -> Iterator[None]:
-    """Whatever the tests started has ended when they have."""
+    """Whatever the tests started has ended when they have, and its spools are gone."""
+    spools = default_folder().parent
+    before = set(spools.glob("framemesh-spool-*"))
     yield
+    for spool in set(spools.glob("framemesh-spool-*")) - before:  # of meshes that were ended with frames in them
+        shutil.rmtree(spool, ignore_errors=True)
     _, alive = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=5)
     lines = [" ".join(process.cmdline()) for process in alive]
     for process in alive:

@@ -18,7 +18,7 @@ import pytest
 
 from framemesh import assets
 from framemesh.embedded import Servers
-from framemesh.mesh import MeshState, running
+from framemesh.mesh import MeshState, remove_data, running
 from tests.e2e.mesh import environment, framemesh
 
 
@@ -208,6 +208,7 @@ def test_nothing_outlives_it(number: signal.Signals, tmp_path: Path) -> None:
     assert time.monotonic() - begun < 5.5
     for server in Servers(tmp_path, state.ports).servers:
         server.remove_leftovers()  # what SIGKILL leaves; the next start in this folder would do it
+    remove_data(tmp_path)
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:

@@ -178,15 +178,17 @@ async def _demo(chosen: Plan, keep: Path | None, meshes: list[Mesh]) -> dict[str
         f"Running {redact(chosen.source)}{extent} through {', '.join(chosen.models)}; logs in {data / 'logs'}"
     )
     logs = LogFiles(data / "logs", _show_trouble)
+    finished = False
     try:
         async with Mesh(data, on_line=logs) as mesh:
             meshes.append(mesh)
             with _bar() as show:
                 summary: dict[str, Any] = await Demo(mesh, chosen, show).run()
-        if not keep:
-            remove_data(data)
+            finished = True
     finally:
         logs.close()
+        if not keep:
+            remove_data(data, logs=finished)
     return summary
 
 

@@ -118,10 +118,8 @@ class Mesh:
 
     def environment(self) -> dict[str, str]:
         """The settings by which services of this mesh find everything."""
-        token = hashlib.sha256(str(self.data.resolve()).encode()).hexdigest()[:12]
-        spool = default_folder().with_name(f"framemesh-spool-{os.getuid()}-{token}")
         return self.servers.environment() | {
-            "spool_dir": str(spool),
+            "spool_dir": str(spool_folder(self.data)),
             "tmp_path": str(self.data.resolve() / "evidence"),
             "node": "local",
         }
@@ -197,7 +195,7 @@ class Mesh:
         await asyncio.gather(*(service.process.stop(SERVICE_STOP_SECONDS) for service in self.services.values()))
         await self.servers.stop()
         with contextlib.suppress(OSError):  # frames that nobody has stored yet stay for the next start
-            Path(self.environment()["spool_dir"]).rmdir()
+            spool_folder(self.data).rmdir()
         self._state.services, self._state.servers, self._state.ready = {}, {}, False
         self._state.write(self.data)
         os.close(self._lock)
@@ -281,8 +279,17 @@ class LogFiles:
             file.close()
 
 
-def remove_data(data: Path) -> None:
-    """Remove a mesh's data: the servers' folders and the state, not the evidence."""
-    for name in ("nats", "seaweedfs", "redis", "logs"):
-        shutil.rmtree(data / name, ignore_errors=True)
+def spool_folder(data: Path) -> Path:
+    """The spool of a mesh: on tmpfs where there is one, a folder of its own for each data folder."""
+    token = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:12]
+    return default_folder().with_name(f"framemesh-spool-{os.getuid()}-{token}")
+
+
+def remove_data(data: Path, *, logs: bool = True) -> None:
+    """Remove a mesh's data: the servers' folders, the spool and the state, not the evidence."""
+    folders = [data / name for name in ("nats", "seaweedfs", "redis", *(["logs"] if logs else []))]
+    for folder in (*folders, spool_folder(data)):
+        shutil.rmtree(folder, ignore_errors=True)
     (data / STATE_FILE).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # there is evidence, or there are logs to read
+        data.rmdir()
