@@ -23,7 +23,7 @@ from services.reader.video import is_live
 log = logging.getLogger(__name__)
 
 BATCH = 64
-FLOOR_SECONDS = 0.1
+FLOOR_SECONDS = 0.2
 PROGRESS_SECONDS = 30.0
 LAST_WORDS_SECONDS = 1.0
 TOGETHER_SECONDS = 0.02

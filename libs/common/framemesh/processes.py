@@ -55,14 +55,18 @@ class Process:
         return self._process.returncode if self._process else None
 
     async def start(self) -> None:
-        """Start it in a session of its own, so that Ctrl-C reaches only the parent, who stops it in order."""
+        """Start it in a process group of its own, so that Ctrl-C reaches only the parent, who stops it in order.
+
+        Not in a session of its own: the kernel shares out the processor by session first, and a thread that
+        gives way would give way to nobody.
+        """
         self._process = await asyncio.create_subprocess_exec(
             *self._argv,
             env=self._env,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
+            process_group=0,
             preexec_fn=_die_with(os.getpid(), self._death_signal),
             limit=_LONGEST_LINE,
         )
