@@ -37,7 +37,6 @@ class _Lease:
     base: str
     fid: str
     count: int
-    auth: str
     expires: float
     used: int = 0
 
@@ -176,7 +175,6 @@ class BlobStore:
             base,
             body["fid"],
             int(body.get("count", 1)),
-            body.get("auth", ""),
             time.monotonic() + LEASE_SECONDS,
         )
 

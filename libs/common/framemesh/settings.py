@@ -7,7 +7,7 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator
@@ -18,7 +18,7 @@ from framemesh.telemetry import redact
 
 S = TypeVar("S", bound="Settings")
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "M": 30 * 86400, "y": 365 * 86400}
+_UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _MISSPELT = 0.88
 """Likeness from which an unknown name in .env or the environment is taken for a slip of the pen."""
 
@@ -63,8 +63,6 @@ class Settings(BaseSettings):
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
     health_port: int = Field(0, ge=0, le=65535, description="Port of /healthz, /readyz and /metrics; 0 for none")
     connect_patience: float = Field(30.0, ge=0, description="Seconds to wait for the servers at the start")
-
-    fixes: ClassVar[dict[str, str]] = {}
 
     @field_validator("ttl_bucket")
     @classmethod
