@@ -11,7 +11,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from framemesh.bus import Bus
 from framemesh.embedded import Server
-from framemesh.messages import DeadLetter, Detection, Event, EventState, Frame, Result, Task, Transition
+from framemesh.messages import AudioWindow, DeadLetter, Detection, Event, EventState, Frame, Result, Task, Transition
 
 
 def frame(source: str, seq: int = 0, /, **values: Any) -> Frame:
@@ -28,6 +28,22 @@ def frame(source: str, seq: int = 0, /, **values: Any) -> Frame:
         "captured_at": 1000.0,
     }
     return Frame.model_validate(given | values)
+
+
+def window(source: str, seq: int = 0, **values: Any) -> AudioWindow:
+    given = {
+        "source": source,
+        "run": "run-1",
+        "seq": seq,
+        "url": f"http://127.0.0.1:1/4,{seq:02x}",
+        "timestamp": 1000.0 + 4.5 * seq,
+        "bytes": 160_044,
+        "captured_at": 1000.0,
+        "duration": 5.0,
+        "overlap": 0.5 if seq else 0.0,
+        "tail": 0.5,
+    }
+    return AudioWindow.model_validate(given | values)
 
 
 def task(source: str, model: str, seq: int = 0) -> Task:

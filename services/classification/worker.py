@@ -8,7 +8,9 @@ from typing import Any
 from pydantic import Field
 
 from framemesh import assets
-from framemesh.inference import Found, Image, ModelWorker, WorkerSettings
+from framemesh.inference import ModelWorker, WorkerSettings
+from framemesh.messages import Found
+from framemesh.pictures import Image
 from services.classification.decoder import Classifier
 
 

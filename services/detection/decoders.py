@@ -8,28 +8,18 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from framemesh.boxes import Image, Size, detections, grid, letterbox, narrowed, planes, ratio
+from framemesh.decoders.labels import COCO
 from framemesh.errors import FramemeshError
 from framemesh.messages import Detection
 from framemesh.onnx import Model, Tensor
-from services.detection.labels import COCO
-
-Image = npt.NDArray[Any]
-Floats = npt.NDArray[np.floating[Any]]
-Indices = npt.NDArray[np.intp]
-Size = tuple[int, int]
-
-NMS_THRESHOLD = 0.45
-MOST = 300
-PAD = 114
 
 _OPENCV_4 = 'pip install "opencv-python-headless<5"'
 
@@ -108,7 +98,7 @@ class YoloxDetector(_OnnxDetector):
         centre = (found[:, :2] + self._grid[keep]) * stride
         half = np.exp(found[:, 2:4]) * stride / 2
         boxes = np.hstack((centre - half, centre + half)) / ratio(size, self.side)
-        return detections(boxes, scores, classes, size)
+        return detections(boxes, scores, classes, size, COCO)
 
 
 class FastestDetDetector(_OnnxDetector):
@@ -152,7 +142,7 @@ class FastestDetDetector(_OnnxDetector):
         half = 0.5 / (1 + np.exp(-found[3:5]))
         height, width = size
         boxes = np.vstack((centre - half, centre + half)).T * np.array([width, height, width, height])
-        return detections(boxes, scores, classes, size)
+        return detections(boxes, scores, classes, size, COCO)
 
 
 class PeopleHogDetector(Detector):
@@ -198,7 +188,7 @@ class PeopleHogDetector(Detector):
         sure = scores > self.confidence
         height, width = size
         boxes = raw[sure, :4] * np.array([width, height, width, height])
-        return detections(boxes, scores[sure], np.zeros(len(boxes), dtype=np.intp), size)
+        return detections(boxes, scores[sure], np.zeros(len(boxes), dtype=np.intp), size, COCO)
 
     def _search(self, image: Tensor) -> Tensor:
         height, width = image.shape[:2]
@@ -326,93 +316,3 @@ def build(
     cv2.setNumThreads(threads)
     settings = {} if confidence is None else {"confidence": confidence}
     return detector(path, threads=threads, providers=providers, **settings)
-
-
-def narrowed(image: Image, width: int) -> Image:
-    """Scale a picture down to at most ``width`` pixels of width, aspect kept."""
-    height, old = image.shape[:2]
-    if old <= width:
-        return image
-    return cv2.resize(image, (width, max(1, round(height * width / old))), interpolation=cv2.INTER_LINEAR)
-
-
-def ratio(size: Size, side: int) -> float:
-    """Give the factor from the picture to the letterboxed input."""
-    return min(side / size[0], side / size[1])
-
-
-def letterbox(image: Image, side: int) -> Image:
-    """Fit the picture into a square of ``side`` pixels, at the top left, aspect kept, the rest grey 114."""
-    height, width = image.shape[:2]
-    r = ratio((height, width), side)
-    h, w = max(1, int(height * r)), max(1, int(width * r))
-    canvas = np.full((side, side, 3), PAD, dtype=np.uint8)  # 7 us; a shared canvas would not survive threads
-    cv2.resize(image, (w, h), dst=canvas[:h, :w], interpolation=cv2.INTER_LINEAR)
-    return canvas
-
-
-def planes(image: Image) -> Tensor:
-    """Give [1, 3, h, w] float32 of [h, w, 3] uint8; 0.1 ms where ``cv2.dnn.blobFromImage`` takes 1.9 ms."""
-    height, width = image.shape[:2]
-    tensor = np.empty((1, 3, height, width), dtype=np.float32)
-    for index, plane in enumerate(cv2.split(image)):
-        tensor[0, index] = plane
-    return tensor
-
-
-def grid(side: int, strides: tuple[int, ...]) -> tuple[Floats, Floats]:
-    """Give the cell corners [n, 2] as (x, y) and the stride [n] of every cell, finest stride first."""
-    corners, steps = [], []
-    for stride in strides:
-        cells = side // stride
-        y, x = np.divmod(np.arange(cells * cells), cells)
-        corners.append(np.stack((x, y), axis=1))
-        steps.append(np.full(cells * cells, stride))
-    return np.concatenate(corners).astype(np.float32), np.concatenate(steps).astype(np.float32)
-
-
-def clip(boxes: Floats, size: Size) -> Floats:
-    """Cut boxes [n, 4] at the borders of the picture of ``size`` (height, width)."""
-    height, width = size
-    return np.clip(boxes, 0, np.array([width, height, width, height]))
-
-
-def nms(boxes: Floats, scores: Floats, classes: Indices, threshold: float = NMS_THRESHOLD) -> Indices:
-    """Greedy non-maximum suppression within each class: indices of the kept boxes, best first.
-
-    Looks at the ``MOST`` best boxes only, so that a noisy picture cannot stall the worker.
-    """
-    order = np.argsort(-scores, kind="stable")[:MOST]
-    boxes, classes = boxes[order], classes[order]
-    corner = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    side = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - corner
-    shared = np.prod(np.maximum(side, 0), axis=2)
-    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    rivals = shared > threshold * (area[:, None] + area[None, :] - shared)
-    rivals &= classes[:, None] == classes[None, :]
-    alive = np.ones(len(order), dtype=bool)
-    for index in range(len(order)):
-        if alive[index]:
-            alive[index + 1 :] &= ~rivals[index, index + 1 :]
-    return order[alive]
-
-
-def detections(
-    boxes: Floats, scores: Floats, classes: Indices, size: Size, labels: Sequence[str] = COCO
-) -> list[Detection]:
-    """Clip, suppress and name candidate boxes; what has no whole pixel inside the picture is left out.
-
-    Clips before suppression: two boxes that differ only outside the picture are one object.
-    """
-    boxes = clip(boxes, size)
-    inside = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1))
-    boxes, scores, classes = boxes[inside], scores[inside], classes[inside]
-    return [
-        Detection(
-            label=labels[classes[index]],
-            class_id=int(classes[index]),
-            confidence=min(1.0, round(float(scores[index]), 4)),
-            box=tuple(round(float(value), 2) for value in boxes[index]),
-        )
-        for index in nms(boxes, scores, classes)
-    ]

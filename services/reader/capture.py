@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from framemesh import audio
 from framemesh.errors import FramemeshError
-from framemesh.messages import Delivery, Frame
-from framemesh.spool import Spool
+from framemesh.messages import AudioWindow, Delivery, Frame
+from framemesh.spool import Claim, Spool
 from framemesh.telemetry import redact
-from services.reader.clock import FileClock, LiveClock
+from services.reader.clock import FileClock, LiveClock, LiveSound
 from services.reader.settings import Pace, ReaderSettings
+from services.reader.sound import Listening, Sound, Windows
+from services.reader.sound import Window as SoundWindow
 from services.reader.video import Picture, SourceUnavailable, VideoReader, is_live, open_reader
 
 log = logging.getLogger(__name__)
@@ -23,8 +26,11 @@ FIRST_RETRY = 0.5
 WAIT = 0.25
 LOG_EVERY = 100
 
-OnFrame = Callable[[str, Frame], None]
-"""Called from the capturing thread with a spool entry and its frame."""
+AUDIO_WINDOWS = 32
+"""Most windows of a lossless source on their way to the models."""
+
+OnEntry = Callable[[str, Claim], None]
+"""Called from the capturing thread with a spool entry and what it holds."""
 
 
 class Backoff:
@@ -45,21 +51,21 @@ class Backoff:
 
 
 class Window:
-    """Lossless flow control: the reader waits while too many of its frames are not yet accepted by the router."""
+    """Lossless flow control: the reader waits while too much of its own is not yet accepted by the router."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._accepted = 0
         self._moved = threading.Condition()
 
-    def accept(self, frames: int) -> None:
-        """The router has accepted this many frames of the run."""
+    def accept(self, count: int) -> None:
+        """The router has accepted this many of the run."""
         with self._moved:
-            self._accepted = max(self._accepted, frames)
+            self._accepted = max(self._accepted, count)
             self._moved.notify_all()
 
     def wait(self, captured: int, seconds: float) -> bool:
-        """Wait up to ``seconds`` for room after ``captured`` frames; whether there is."""
+        """Wait up to ``seconds`` for room after ``captured`` of them; whether there is."""
         with self._moved:
             return self._moved.wait_for(lambda: captured - self._accepted < self._size, seconds)
 
@@ -69,6 +75,7 @@ class Counts:
     """What a run has done so far."""
 
     captured: int = 0
+    windows: int = 0
     dropped: int = 0
     corrupt: int = 0
 
@@ -77,17 +84,18 @@ class Capture:
     """One run of one source."""
 
     def __init__(
-        self, settings: ReaderSettings, run: str, spool: Spool, on_frame: OnFrame, *, after: float = 0.0
+        self, settings: ReaderSettings, run: str, spool: Spool, on_entry: OnEntry, *, after: float = 0.0
     ) -> None:
         """``after`` is the time of the source's last frame in an earlier run, 0 for none."""
         self.settings = settings
         self.run_name = run
         self.counts = Counts()
-        self.window = Window(settings.lossless_window)
+        self.frames = Window(settings.lossless_window)
+        self.windows = Window(AUDIO_WINDOWS)
         self.live = is_live(settings.video_source)
         self.delivery = settings.delivery or (Delivery.LIVE if self.live else Delivery.LOSSLESS)
         self._spool = spool
-        self._on_frame = on_frame
+        self._on_entry = on_entry
         self._stop = threading.Event()
         self._seen = 0
         self._after = after
@@ -124,12 +132,14 @@ class Capture:
     def _read_once(self, backoff: Backoff) -> None:
         settings = self.settings
         with open_reader(
-            settings.video_source, settings.reader_type, settings.video_stream, settings.read_timeout
+            settings.video_source,
+            settings.reader_type,
+            settings.video_stream,
+            settings.read_timeout,
+            sound=settings.source_audio,
+            audio_stream=settings.audio_stream,
         ) as reader:
-            info = reader.info
-            log.info(
-                "reading %s, %dx%d, %s", redact(settings.video_source), info.width, info.height, self.delivery
-            )
+            log.info("reading %s, %s, %s", redact(settings.video_source), reader.info, self.delivery)
             before = self.counts.corrupt
             try:
                 self._read(reader, backoff)
@@ -138,39 +148,93 @@ class Capture:
 
     def _read(self, reader: VideoReader, backoff: Backoff) -> None:
         clock = self._live_clock if self.live else FileClock(reader.info.fps, self._after)
+        sound = self._listening(clock)
         begun = time.monotonic()
-        for picture in reader:
-            backoff.reset()
-            timestamp = clock.stamp(picture.pts)
-            offset = clock.offset if isinstance(clock, FileClock) else time.monotonic() - self._begun
-            if self._stop.is_set() or self._over(offset):
-                return
-            self._seen += 1
-            if (self._seen - 1) % (self.settings.video_skip_frames + 1):
-                continue
-            if not self.live and self.settings.pace is Pace.REALTIME:
-                self._stop.wait(max(0.0, begun + offset - time.monotonic()))
-            self._keep(picture, timestamp)
+        try:
+            for piece in reader:
+                backoff.reset()
+                if isinstance(piece, Sound):
+                    offset = self._hear(piece, sound, begun, alone=not reader.info.width)
+                else:
+                    offset = self._see(piece, clock, begun)
+                if self._stop.is_set() or self._over(offset):
+                    return
+        finally:
+            sound.finish()
 
-    def _keep(self, picture: Picture, timestamp: float) -> None:
+    def _listening(self, clock: LiveClock | FileClock) -> Listening:
+        settings = self.settings
+        windows = Windows(
+            settings.audio_window, settings.audio_overlap, each_channel=settings.audio_channels == "each"
+        )
+        return Listening(windows, clock if isinstance(clock, FileClock) else LiveSound(), self._keep_window)
+
+    def _hear(self, piece: Sound, sound: Listening, begun: float, *, alone: bool) -> float:
+        """Take a piece of sound; returns where it ends, seconds from the beginning of the source."""
+        end = sound.take(piece)
+        if self.live:
+            return time.monotonic() - self._begun
+        if alone:
+            self._wait_for_its_time(begun + end)
+        return end if alone else 0.0
+
+    def _see(self, picture: Picture, clock: LiveClock | FileClock, begun: float) -> float:
+        """Take a picture; returns its time, seconds from the beginning."""
+        timestamp = clock.stamp(picture.pts)
+        offset = clock.offset if isinstance(clock, FileClock) else time.monotonic() - self._begun
+        if self._over(offset):
+            return offset
+        self._seen += 1
+        if (self._seen - 1) % (self.settings.video_skip_frames + 1) == 0:
+            self._wait_for_its_time(begun + offset)
+            self._keep_frame(picture, timestamp)
+        return offset
+
+    def _wait_for_its_time(self, due: float) -> None:
+        if not self.live and self.settings.pace is Pace.REALTIME:
+            self._stop.wait(max(0.0, due - time.monotonic()))
+
+    def _keep_frame(self, picture: Picture, timestamp: float) -> None:
         captured_at = time.time()
         jpeg = picture.jpeg(self.settings.jpeg_quality)
-        frame = self._frame(picture, timestamp, captured_at, len(jpeg))
+        if self._keep(self._frame(picture, timestamp, captured_at, len(jpeg)), jpeg, self.frames):
+            self.counts.captured += 1
+
+    def _keep_window(self, window: SoundWindow, timestamp: float) -> None:
+        wav = audio.wav(window.samples)
+        claim = AudioWindow(
+            source=self.settings.source_name,
+            run=self.run_name,
+            seq=self.counts.windows,
+            timestamp=timestamp,
+            bytes=len(wav),
+            captured_at=time.time(),
+            delivery=self.delivery,
+            duration=window.duration,
+            overlap=window.overlap,
+            tail=window.tail,
+            channel=window.channel,
+        )
+        if self._keep(claim, wav, self.windows):
+            self.counts.windows += 1
+
+    def _keep(self, claim: Claim, data: bytes, window: Window) -> bool:
+        """Put something into the spool; whether it is there."""
         try:
-            if not self._room():
+            if not self._room(claim.seq, window):
                 if not self._stop.is_set():
                     self._drop("the spool is full")
-                return
-            entry = self._spool.write(frame, jpeg)
+                return False
+            entry = self._spool.write(claim, data)
         except OSError as error:
             if self.delivery is Delivery.LOSSLESS:
                 raise FramemeshError(
                     f"spool_dir {self._spool.folder}: {error.strerror}; make room there"
                 ) from error
             self._drop(f"spool_dir {self._spool.folder}: {error.strerror}")
-            return
-        self.counts.captured += 1
-        self._on_frame(entry, frame)
+            return False
+        self._on_entry(entry, claim)
+        return True
 
     def _frame(self, picture: Picture, timestamp: float, captured_at: float, size: int) -> Frame:
         return Frame(
@@ -188,12 +252,12 @@ class Capture:
             delivery=self.delivery,
         )
 
-    def _room(self) -> bool:
-        """A live source drops a frame rather than wait; a lossless one waits."""
+    def _room(self, captured: int, window: Window) -> bool:
+        """A live source drops rather than wait; a lossless one waits."""
         if self.delivery is Delivery.LIVE:
             return not self._spool.full()
         while not self._stop.is_set():
-            if not self._spool.full() and self.window.wait(self.counts.captured, WAIT):
+            if not self._spool.full() and window.wait(captured, WAIT):
                 return True
             if self._spool.full():
                 self._stop.wait(WAIT)
@@ -202,4 +266,4 @@ class Capture:
     def _drop(self, reason: str) -> None:
         self.counts.dropped += 1
         if self.counts.dropped % LOG_EVERY == 1:
-            log.warning("%d frames dropped so far: %s", self.counts.dropped, reason)
+            log.warning("%d frames and windows dropped so far: %s", self.counts.dropped, reason)

@@ -1,4 +1,4 @@
-"""Time of a source's frames: strictly rising, over all of its runs, whatever the source says."""
+"""Time of a source's frames and sound: for frames strictly rising, over all runs, whatever the source says."""
 
 from __future__ import annotations
 
@@ -38,7 +38,33 @@ class FileClock:
         self._offset = max(offset, self._offset + STEP, 0.0)
         return self.base + self._offset
 
+    def hear(self, end: float) -> None:
+        """A file's sound says itself when it was."""
+
+    def at(self, pts: float) -> float:
+        """Time of a moment of the file that is no frame, seconds since the epoch."""
+        return self.base + max(0.0, pts - (self._first or 0.0))
+
     @property
     def offset(self) -> float:
         """Seconds from the beginning of the file to the last frame."""
         return max(0.0, self._offset)
+
+
+class LiveSound:
+    """Where a camera's sound lies on the clock of its frames: at its arrival, without the network's jitter.
+
+    Sound comes in bursts and never early, so the earliest arrival seen so far tells when it was made.
+    """
+
+    def __init__(self) -> None:
+        self._wall = time.time() - time.monotonic()
+        self._begin = float("inf")
+
+    def hear(self, end: float) -> None:
+        """Sound up to ``end`` seconds from its beginning is here."""
+        self._begin = min(self._begin, self._wall + time.monotonic() - end)
+
+    def at(self, offset: float) -> float:
+        """Time of the moment ``offset`` seconds from the beginning, seconds since the epoch."""
+        return self._begin + offset

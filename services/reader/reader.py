@@ -12,11 +12,12 @@ from typing import Literal
 from framemesh import subjects
 from framemesh.bus import BusError
 from framemesh.errors import FramemeshError
-from framemesh.messages import Captured, Delivery, Frame, SourceState
+from framemesh.messages import AudioWindow, Captured, Delivery, Frame, SourceState
 from framemesh.service import Service
+from framemesh.spool import Claim as Held
 from framemesh.spool import Spool
 from framemesh.telemetry import redact
-from services.reader.capture import Capture
+from services.reader.capture import Capture, Window
 from services.reader.settings import ReaderSettings
 from services.reader.video import is_live
 
@@ -28,8 +29,8 @@ PROGRESS_SECONDS = 30.0
 LAST_WORDS_SECONDS = 1.0
 TOGETHER_SECONDS = 0.02
 
-Claim = tuple[str, Frame]
-"""A spool entry and its frame."""
+Claim = tuple[str, Held]
+"""A spool entry and what it holds."""
 
 
 class Reader(Service[ReaderSettings]):
@@ -42,7 +43,8 @@ class Reader(Service[ReaderSettings]):
         """Open the spool, declare what is needed."""
         self._spool = Spool(self.settings.spool_dir, self.settings.spool_max_mb << 20)
         self._frames = subjects.frames_stream(self.settings.topic_stream, self.settings.frame_ttl)
-        await self.bus.declare(subjects.CAPTURED, subjects.SOURCES, self._frames)
+        self._audio = subjects.audio_stream(self.settings.frame_ttl)
+        await self.bus.declare(subjects.CAPTURED, subjects.SOURCES, self._frames, self._audio)
 
     async def run(self) -> None:
         """Capture whenever this instance holds the source's lease, until the source has ended."""
@@ -79,14 +81,19 @@ class Reader(Service[ReaderSettings]):
             self.settings,
             run,
             self._spool,
-            lambda entry, frame: _hand_over(loop, claims, (entry, frame)),
+            lambda entry, held: _hand_over(loop, claims, (entry, held)),
             after=await self._last_time(),
         )
         reading = loop.run_in_executor(None, capture.run)
         announcing = asyncio.create_task(self._announce(claims, capture.delivery))
         helpers = [announcing, asyncio.create_task(self._report_progress(capture))]
         if capture.delivery is Delivery.LOSSLESS:
-            helpers.append(asyncio.create_task(self._watch_floor(capture)))
+            helpers += [
+                asyncio.create_task(self._watch_floor(capture.run_name, capture.frames, self._frames, Frame)),
+                asyncio.create_task(
+                    self._watch_floor(capture.run_name, capture.windows, self._audio, AudioWindow)
+                ),
+            ]
         try:
             await self._state(capture, "started")
             await asyncio.shield(reading)
@@ -106,14 +113,22 @@ class Reader(Service[ReaderSettings]):
             capture.stop()
             for helper in helpers:
                 helper.cancel()
-        log.info("%s ended after %d frames", self.settings.source_name, capture.counts.captured)
+        counts = capture.counts
+        log.info(
+            "%s ended after %d frames, %d windows", self.settings.source_name, counts.captured, counts.windows
+        )
 
     async def _last_time(self) -> float:
-        """Time of the source's last frame so far: a file that is read again must not go back in time."""
-        subject = subjects.frames(self.settings.topic_stream, self.settings.source_name)
-        stored = await self.bus.last(self._frames.name, subject, Frame)
-        spooled = self._spool.latest(self.settings.source_name)
-        return max(spooled, stored.message.timestamp if stored else 0.0)
+        """Time of the source's last frame or window: a file that is read again must not go back in time."""
+        frame = await self.bus.last(self._frames.name, self._subject(Frame), Frame)
+        window = await self.bus.last(self._audio.name, self._subject(AudioWindow), AudioWindow)
+        stored = [found.message.timestamp for found in (frame, window) if found]
+        return max([self._spool.latest(self.settings.source_name), *stored])
+
+    def _subject(self, kind: type[Frame] | type[AudioWindow]) -> str:
+        if kind is Frame:
+            return subjects.frames(self.settings.topic_stream, self.settings.source_name)
+        return subjects.audio(self.settings.source_name)
 
     async def _was_read(self) -> bool:
         """Whether another reader has finished this file while we stood by."""
@@ -144,21 +159,21 @@ class Reader(Service[ReaderSettings]):
         except BusError as error:
             log.warning("%s; the uploader will find the frames in the spool", error)
 
-    async def _watch_floor(self, capture: Capture) -> None:
-        """Move the window to the first frame of the run that the router has not yet accepted."""
-        router = subjects.router_consumer(self._frames)
-        subject = subjects.frames(self.settings.topic_stream, self.settings.source_name)
+    async def _watch_floor(
+        self, run: str, window: Window, stream: subjects.Stream, kind: type[Frame] | type[AudioWindow]
+    ) -> None:
+        """Move a window to the first claim check of the run that the router has not yet accepted."""
+        router, subject = subjects.router_consumer(stream), self._subject(kind)
         while True:
             await asyncio.sleep(FLOOR_SECONDS)
             try:
                 info = await self.bus.consumer_info(router)
                 floor = info.ack_floor.stream_seq if info and info.ack_floor else 0
-                first = await self.bus.at_or_after(self._frames.name, subject, floor + 1, Frame)
-                if first and first.message.run == capture.run_name:
-                    capture.window.accept(first.message.seq)
-                elif not first and (last := await self.bus.last(self._frames.name, subject, Frame)):
-                    accepted = last.message.seq + 1 if last.message.run == capture.run_name else 0
-                    capture.window.accept(accepted)
+                first = await self.bus.at_or_after(stream.name, subject, floor + 1, kind)
+                if first and first.message.run == run:
+                    window.accept(first.message.seq)
+                elif not first and (last := await self.bus.last(stream.name, subject, kind)):
+                    window.accept(last.message.seq + 1 if last.message.run == run else 0)
             except Exception as error:  # the servers may be away for a while; the window stays where it is
                 log.debug("cannot look at the router's progress: %s", error)
 
@@ -166,7 +181,10 @@ class Reader(Service[ReaderSettings]):
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
             counts = capture.counts
-            log.info("%d frames captured, %d dropped, %d corrupt", counts.captured, counts.dropped, counts.corrupt)
+            log.info(
+                "%d frames and %d audio windows captured, %d dropped, %d corrupt",
+                counts.captured, counts.windows, counts.dropped, counts.corrupt,
+            )  # fmt: skip
 
     async def _state(
         self, capture: Capture, state: Literal["started", "ended", "failed"], reason: str = ""
@@ -179,6 +197,7 @@ class Reader(Service[ReaderSettings]):
             address=redact(self.settings.video_source),
             delivery=capture.delivery,
             frames=capture.counts.captured,
+            windows=capture.counts.windows,
             corrupt=capture.counts.corrupt,
             reason=reason,
             timestamp=time.time(),

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from framemesh.messages import SOURCE_PATTERN, Delivery
 from framemesh.settings import Settings
 from framemesh.spool import default_folder
 from framemesh.subjects import source_name
 from framemesh.telemetry import redact
-from services.reader.video import ReaderKind
+from services.reader.video import ReaderKind, SoundChoice
 
 
 class Pace(StrEnum):
@@ -37,6 +37,17 @@ class ReaderSettings(Settings):
     video_duration: float = Field(0.0, ge=0, description="Seconds to read; 0 for all")
     reader_type: ReaderKind = Field("auto", description="av (anything FFmpeg reads), opencv (files) or auto")
     pace: Pace = Field(Pace.REALTIME, description="realtime, or fast: a file as fast as the mesh takes it")
+    source_audio: SoundChoice = Field(
+        SoundChoice.AUTO, description="auto: sound too where there is one; off; only: sound without pictures"
+    )
+    audio_stream: int = Field(0, ge=0, description="Which of its audio streams, counted from 0")
+    audio_channels: Literal["mix", "each"] = Field(
+        "mix", description="mix: all channels as one; each: every channel by itself"
+    )
+    audio_window: float = Field(5.0, ge=1, le=30, description="Most seconds of one audio window")
+    audio_overlap: float = Field(
+        0.5, ge=0, le=2, description="Seconds that two windows share where speech went on between them"
+    )
     delivery: Delivery | None = Field(
         None, description="live or lossless; empty: live for cameras, lossless for files"
     )
@@ -56,6 +67,12 @@ class ReaderSettings(Settings):
     def _by_class(cls, value: Any) -> Any:
         """Also by the class's name, as older ``.env`` files have it."""
         return {"avreader": "av", "opencvreader": "opencv"}.get(str(value).lower(), value)
+
+    @model_validator(mode="after")
+    def _overlap_fits(self) -> Self:
+        if 2 * self.audio_overlap > self.audio_window:
+            raise ValueError("audio_overlap must not be more than half of audio_window")
+        return self
 
     @property
     def source_name(self) -> str:

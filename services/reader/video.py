@@ -1,4 +1,4 @@
-"""Pictures from a camera or a file, one at a time.
+"""Pictures and sound from a camera or a file, one piece at a time.
 
 Readers block, so they run in a thread of their own, which also closes them.
 """
@@ -10,21 +10,34 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
-from typing import Literal, NoReturn, Self
+from typing import Any, Literal, NoReturn, Self
 
 import av
 import cv2
 import numpy as np
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from framemesh.audio import Channels
 from framemesh.errors import FramemeshError
 from framemesh.telemetry import redact
 from services.reader import jpeg
+from services.reader.sound import Sound
 
 ReaderKind = Literal["auto", "av", "opencv"]
+
+
+class SoundChoice(StrEnum):
+    """Whether a source's sound is taken."""
+
+    AUTO = "auto"  # where there is one
+    OFF = "off"
+    ONLY = "only"  # and no pictures
+
 
 MAX_FAILURES = 300
 """Packets in a row that cannot be decoded before a reader gives up: ten seconds of a camera at 30 a second."""
@@ -34,9 +47,10 @@ _log = logging.getLogger(__name__)
 _LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp"})
 _RTSP_OPTIONS = {
     "rtsp_transport": "tcp",  # a lost datagram smears every picture up to the next key frame
-    "allowed_media_types": "video",
     "fpsprobesize": "0",  # guessing the rate from twenty frames holds the first picture back for a second
 }
+
+_RTSP_MEDIA = {SoundChoice.AUTO: "video+audio", SoundChoice.OFF: "video", SoundChoice.ONLY: "audio"}
 
 # FFmpeg's own lines carry addresses with their passwords; what matters comes as an error as well.
 av.logging.set_level(av.logging.PANIC)
@@ -49,13 +63,18 @@ class SourceUnavailable(FramemeshError):
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What a source says of itself: pixels, frames a second and seconds, where it knows them."""
+    """What a source says of itself: pixels (0 without pictures), frames a second and seconds, where known."""
 
     width: int
     height: int
     fps: float | None
     duration_s: float | None
     live: bool
+    sound: bool = False
+
+    def __str__(self) -> str:
+        parts = [f"{self.width}x{self.height}"] if self.width else []
+        return " and ".join(parts + (["sound"] if self.sound else []))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +91,7 @@ class Picture:
 
 
 class VideoReader(ABC):
-    """Iterates once over the pictures of a source; a context manager.
+    """Iterates once over the pictures, and pieces of sound, of a source; a context manager.
 
     A damaged packet is counted in ``corrupt`` and left out. The end of a file ends the iteration; the end of
     a live source, or its silence, raises SourceUnavailable.
@@ -92,8 +111,8 @@ class VideoReader(ABC):
         self.close()
 
     @abstractmethod
-    def __iter__(self) -> Iterator[Picture]:
-        """Yield the pictures in the order of their times."""
+    def __iter__(self) -> Iterator[Picture | Sound]:
+        """Yield pictures, and sound, each in the order of their times."""
 
     def close(self) -> None:
         """Let the source go."""
@@ -114,22 +133,43 @@ class VideoReader(ABC):
 class AVReader(VideoReader):
     """Reads cameras, network streams and files with PyAV."""
 
-    def __init__(self, address: str, stream: int = 0, timeout_s: float = 10) -> None:
-        """Open the ``stream``-th video stream; a source silent for ``timeout_s`` is SourceUnavailable."""
+    def __init__(
+        self,
+        address: str,
+        stream: int = 0,
+        timeout_s: float = 10,
+        *,
+        sound: SoundChoice = SoundChoice.OFF,
+        audio_stream: int = 0,
+    ) -> None:
+        """Open the ``stream``-th video and the ``audio_stream``-th audio stream, counted from 0.
+
+        A source silent for ``timeout_s`` is SourceUnavailable.
+        """
         super().__init__(address)
-        self._container = _open_container(address, timeout_s)
+        self._container = _open_container(address, timeout_s, sound)
         try:
-            self._stream = _pick_stream(self._container, self.name, stream)
+            self._audio = (
+                None if sound is SoundChoice.OFF else _pick_audio(self._container, self.name, audio_stream)
+            )
+            self._video = _pick_video(self._container, self.name, stream, sound, heard=self._audio is not None)
+            if sound is SoundChoice.ONLY and not self._audio:
+                raise FramemeshError(f"{self.name}: no sound in it: set source_audio to auto or off")
         except FramemeshError:
             self._container.close()
             raise
-        self.info = _info(self._container, self._stream, live=is_live(address))
-        self._start = 0 if self.info.live else self._stream.start_time or 0
+        self._channels = Channels()
+        self._deaf = 0
+        self.info = _info(self._container, self._video, live=is_live(address), sound=self._audio is not None)
+        self._start = 0.0 if self.info.live else _start(self._video or self._audio)
 
-    def __iter__(self) -> Iterator[Picture]:
+    def __iter__(self) -> Iterator[Picture | Sound]:
         for packet in self._packets():
-            for frame in self._decode(packet):
-                yield self._picture(frame)
+            if isinstance(packet.stream, AudioStream):
+                yield from self._hear(packet.stream, packet)
+            elif isinstance(packet.stream, VideoStream):
+                for frame in self._decode(packet.stream, packet):
+                    yield self._picture(frame)
         if self.info.live:
             raise SourceUnavailable(f"{self.name}: the stream ended: check that the camera is still on")
 
@@ -138,10 +178,11 @@ class AVReader(VideoReader):
         self._container.close()
         super().close()
 
-    def _packets(self) -> Iterator[av.Packet[VideoStream]]:
+    def _packets(self) -> Iterator[av.Packet[Any]]:
+        streams = [stream for stream in (self._video, self._audio) if stream]
         while True:
             try:
-                yield from self._container.demux(self._stream)
+                yield from self._container.demux(streams)
             except av.error.FFmpegError as error:
                 self._read_failed(error)
             else:
@@ -156,9 +197,9 @@ class AVReader(VideoReader):
             raise FramemeshError(f"{self.name}: reading failed ({_reason(error)}): check the file") from None
         self._damaged(_reason(error))
 
-    def _decode(self, packet: av.Packet[VideoStream]) -> list[av.VideoFrame]:
+    def _decode(self, stream: VideoStream, packet: av.Packet[Any]) -> list[av.VideoFrame]:
         try:
-            frames = self._stream.decode(packet)
+            frames = stream.decode(packet)
         except av.error.FFmpegError as error:
             self._damaged(_reason(error))
             return []
@@ -169,13 +210,31 @@ class AVReader(VideoReader):
             self._failures = 0
         return whole
 
+    def _hear(self, stream: AudioStream, packet: av.Packet[Any]) -> Iterator[Sound]:
+        """Decode sound. However broken it is, it never costs the pictures."""
+        if self._deaf >= MAX_FAILURES:
+            return
+        try:
+            frames = stream.decode(packet)
+        except av.error.FFmpegError as error:
+            self.corrupt += 1
+            self._deaf += 1
+            if self._deaf in {1, MAX_FAILURES}:
+                _log.warning("%s: sound cannot be decoded (%s)", self.name, _reason(error))
+            return
+        for frame in frames:
+            self._deaf = 0
+            pts = self._seconds(frame)
+            for samples in self._channels.add(frame):
+                yield Sound(pts, samples)
+
     def _picture(self, frame: av.VideoFrame) -> Picture:
         return Picture(self._seconds(frame), *jpeg.size(frame), partial(jpeg.encode, frame))
 
-    def _seconds(self, frame: av.VideoFrame) -> float | None:
+    def _seconds(self, frame: av.VideoFrame | av.AudioFrame) -> float | None:
         if frame.pts is None or frame.time_base is None:
             return None
-        return float((frame.pts - self._start) * frame.time_base)
+        return float(frame.pts * frame.time_base) - self._start
 
 
 class OpenCVReader(VideoReader):
@@ -236,16 +295,24 @@ class OpenCVReader(VideoReader):
         return jpeg.encode_bgr(image.astype(np.uint8, copy=False), quality)
 
 
-def open_reader(address: str, kind: ReaderKind = "auto", stream: int = 0, timeout_s: float = 10) -> VideoReader:
-    """Open a source. ``stream`` counts its video streams from 0; ``auto`` is PyAV.
+def open_reader(
+    address: str,
+    kind: ReaderKind = "auto",
+    stream: int = 0,
+    timeout_s: float = 10,
+    *,
+    sound: SoundChoice = SoundChoice.OFF,
+    audio_stream: int = 0,
+) -> VideoReader:
+    """Open a source. ``stream`` and ``audio_stream`` count its streams from 0; ``auto`` is PyAV.
 
     Raises SourceUnavailable when another try may help, FramemeshError when only the user can.
     """
     if kind != "opencv":
-        return AVReader(address, stream, timeout_s)
-    if stream:
+        return AVReader(address, stream, timeout_s, sound=sound, audio_stream=audio_stream)
+    if stream or sound is SoundChoice.ONLY:
         raise FramemeshError(
-            f"{redact(address)}: the opencv reader reads video stream 0 only: set reader_type to av"
+            f"{redact(address)}: the opencv reader reads video stream 0 only, and no sound: set reader_type to av"
         )
     return OpenCVReader(address)
 
@@ -263,11 +330,11 @@ def _split(address: str) -> tuple[str, str]:
     return (scheme.lower(), rest) if separator else ("", address)
 
 
-def _open_container(address: str, timeout_s: float) -> InputContainer:
+def _open_container(address: str, timeout_s: float, sound: SoundChoice) -> InputContainer:
     scheme, _ = _split(address)
     # A name such as 12:30.mp4 would pass for a protocol.
     url = address if scheme else f"file:{address}"
-    options = _RTSP_OPTIONS if scheme in {"rtsp", "rtsps"} else {}
+    options = {**_RTSP_OPTIONS, "allowed_media_types": _RTSP_MEDIA[sound]} if scheme in {"rtsp", "rtsps"} else {}
     # FFmpeg hands out what its parser still holds after the first time-out, then waits for another.
     timeout = (timeout_s, timeout_s / 2)
     try:
@@ -312,10 +379,17 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or type(error).__name__)
 
 
-def _pick_stream(container: InputContainer, name: str, index: int) -> VideoStream:
+def _pick_video(
+    container: InputContainer, name: str, index: int, sound: SoundChoice, *, heard: bool
+) -> VideoStream | None:
+    """The video stream; None where only sound is wanted, or nothing else is there."""
+    if sound is SoundChoice.ONLY:
+        return None
     # The cover of a song is a video stream of one picture; plain text passes for ANSI art.
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams or container.format.name == "tty":
+        if heard and not index:
+            return None
         raise FramemeshError(f"{name}: no video in it: give a file or a stream with pictures")
     if not 0 <= index < len(streams):
         raise FramemeshError(f"{name}: no video stream {index}: it has {len(streams)}, counted from 0")
@@ -325,12 +399,29 @@ def _pick_stream(container: InputContainer, name: str, index: int) -> VideoStrea
     return stream
 
 
-def _info(container: InputContainer, stream: VideoStream, *, live: bool) -> VideoInfo:
-    rate, length = stream.average_rate, container.duration
+def _pick_audio(container: InputContainer, name: str, index: int) -> AudioStream | None:
+    streams = container.streams.audio
+    if not streams and not index:
+        return None
+    if not 0 <= index < len(streams):
+        raise FramemeshError(f"{name}: no audio stream {index}: it has {len(streams)}, counted from 0")
+    return streams[index]
+
+
+def _start(stream: VideoStream | AudioStream | None) -> float:
+    """Seconds at which a stream's own times begin; its sound and pictures share that line."""
+    if stream is None or stream.start_time is None or stream.time_base is None:
+        return 0.0
+    return float(stream.start_time * stream.time_base)
+
+
+def _info(container: InputContainer, stream: VideoStream | None, *, live: bool, sound: bool) -> VideoInfo:
+    rate, length = stream.average_rate if stream else None, container.duration
     return VideoInfo(
-        width=stream.codec_context.width,
-        height=stream.codec_context.height,
+        width=stream.codec_context.width if stream else 0,
+        height=stream.codec_context.height if stream else 0,
         fps=float(rate) if rate else None,
         duration_s=None if live or length is None else length / av.time_base,
         live=live,
+        sound=sound,
     )

@@ -7,7 +7,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prometheus_client import Counter
 from pydantic import Field
@@ -15,16 +15,17 @@ from redis.exceptions import RedisError
 
 from framemesh import subjects
 from framemesh.bus import QueueFull
-from framemesh.messages import Delivery, Frame, Message, Result, Task
+from framemesh.messages import AudioTask, AudioWindow, Delivery, Frame, Medium, Message, Result, Task
 from framemesh.pull import Envelope
 from framemesh.service import Service
 from framemesh.settings import Settings
 from framemesh.telemetry import child_trace
-from services.router.routes import Route, Routes, follow_tasks, for_source, frame_tasks
+from services.router.routes import Route, Routes, follow_tasks, for_source, takes, tasks
 
 log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Message)
+C = TypeVar("C", Frame, AudioWindow)
 
 BATCH = 64
 LOOK_SECONDS = 1.0
@@ -33,7 +34,7 @@ AWAY_SECONDS = 60.0
 """A model that restarts is not left out of a lossless source that goes to every model."""
 
 TASKS = Counter("framemesh_tasks_total", "Tasks accepted by a model's queue", ["model", "delivery"])
-UNROUTED = Counter("framemesh_unrouted_total", "Live frames that no live model was there for")
+UNROUTED = Counter("framemesh_unrouted_total", "Live frames and windows that no live model was there for")
 
 
 class RouterSettings(Settings):
@@ -48,23 +49,24 @@ class RouterSettings(Settings):
 
 
 class Router(Service[RouterSettings]):
-    """Takes claim checks from FRAMES and gives tasks to the models' queues; acks when these have accepted them."""
+    """Takes claim checks from FRAMES and AUDIO, gives tasks to the models' queues; acks when these have them."""
 
     kind = "Router"
     settings_type = RouterSettings
 
     async def prepare(self) -> None:
         """Declare the streams, find the models that are alive."""
-        self._live: set[str] = set()
-        self._seen: dict[str, float] = {}
+        self._live: dict[str, Medium] = {}
+        self._seen: dict[str, tuple[float, Medium]] = {}
         self._declared: set[str] = set()
         self._room: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._lossless: dict[str, asyncio.Queue[Envelope[Frame]]] = {}
+        self._lossless: dict[tuple[type[Message], str], asyncio.Queue[Envelope[Any]]] = {}
         self._frames = subjects.frames_stream(self.settings.topic_stream, self.settings.frame_ttl)
-        await self.bus.declare(self._frames, subjects.RESULTS)
-        for route in self._all_routes():
-            await self._declare(route.model)
+        self._audio = subjects.audio_stream(self.settings.frame_ttl)
+        await self.bus.declare(self._frames, self._audio, subjects.RESULTS)
         await self._look()
+        for route in self._all_routes():
+            await self._declare(route.model, takes(route.model, self._live, route))
         self._warn_of_unknown()
 
     async def run(self) -> None:
@@ -72,7 +74,8 @@ class Router(Service[RouterSettings]):
         followed = {route.follows for route in self._all_routes() if route.follows}
         async with asyncio.TaskGroup() as self._group:
             self._group.create_task(self._looking())
-            self._group.create_task(self._routing())
+            self._group.create_task(self._routing(self._frames, Frame))
+            self._group.create_task(self._routing(self._audio, AudioWindow))
             for model in sorted(followed):
                 self._group.create_task(self._following(model))
 
@@ -88,75 +91,76 @@ class Router(Service[RouterSettings]):
 
     async def _look(self) -> None:
         try:
-            alive = {beat.kind for beat in await self.registry.alive() if beat.model}
+            alive = {beat.kind: beat.takes for beat in await self.registry.alive() if beat.model}
         except RedisError as error:  # what was alive a moment ago is the best guess
             log.warning("Redis does not answer: %s", error)
             return
-        for model in sorted(alive - self._live):
+        for model in sorted(alive.keys() - self._live):
             log.info("%s is alive", model)
-            await self._declare(model)
-        for model in sorted(self._live - alive):
+            await self._declare(model, alive[model])
+        for model in sorted(self._live.keys() - alive):
             log.warning("%s is not alive any more", model)
         self._live = alive
-        self._seen |= dict.fromkeys(alive, time.monotonic())
+        self._seen |= {model: (time.monotonic(), medium) for model, medium in alive.items()}
 
-    async def _declare(self, model: str) -> None:
+    async def _declare(self, model: str, medium: Medium) -> None:
         if model not in self._declared:
-            await self.bus.declare(*subjects.task_streams(model))
+            await self.bus.declare(*subjects.task_streams(model, medium))
             self._declared.add(model)
 
     def _warn_of_unknown(self) -> None:
-        for model in sorted({route.model for route in self._all_routes()} - self._live):
+        for model in sorted({route.model for route in self._all_routes()} - self._live.keys()):
             log.warning(
                 "setting routes names %s, of which no worker is alive yet (alive: %s)",
                 model,
                 ", ".join(sorted(self._live)) or "none",
             )
 
-    # -- frames -------------------------------------------------------------------------------------
+    # -- frames and audio windows -------------------------------------------------------------------
 
-    async def _routing(self) -> None:
-        pull = await self.bus.pull(subjects.router_consumer(self._frames), Frame, window=8 * BATCH)
+    async def _routing(self, stream: subjects.Stream, kind: type[C]) -> None:
+        pull = await self.bus.pull(subjects.router_consumer(stream), kind, window=8 * BATCH)
         async for envelopes in pull.batches(BATCH):
             live = [item for item in envelopes if item.message.delivery is Delivery.LIVE]
             await asyncio.gather(*(self._route_live(item) for item in live))
             for item in envelopes:
                 if item.message.delivery is Delivery.LOSSLESS:
-                    self._lane(item.message.source).put_nowait(item)
+                    self._lane(kind, item.message.source).put_nowait(item)
 
-    async def _route_live(self, envelope: Envelope[Frame]) -> None:
+    async def _route_live(self, envelope: Envelope[C]) -> None:
         async with self.bus.settling(envelope):
-            tasks = self._tasks(envelope.message)
-            if not tasks:
+            given = self._tasks(envelope.message)
+            if not given:
                 UNROUTED.inc()
-            await asyncio.gather(*(self._give(task, envelope) for task in tasks))
+            await asyncio.gather(*(self._give(task, envelope) for task in given))
 
-    def _tasks(self, frame: Frame) -> list[Task]:
-        lossless = frame.delivery is Delivery.LOSSLESS
-        models = {model for model, seen in self._seen.items() if time.monotonic() - seen < AWAY_SECONDS}
-        return frame_tasks(
-            frame, for_source(self.settings.routes, frame.source), models if lossless else self._live
-        )
+    def _tasks(self, claim: Frame | AudioWindow) -> list[Task | AudioTask]:
+        models = self._live if claim.delivery is Delivery.LIVE else self._lately()
+        return tasks(claim, for_source(self.settings.routes, claim.source), models)
 
-    def _lane(self, source: str) -> asyncio.Queue[Envelope[Frame]]:
-        """Lossless frames wait in a lane of their own, so that a full queue holds up no camera and no other file.
+    def _lately(self) -> dict[str, Medium]:
+        now = time.monotonic()
+        return {model: medium for model, (seen, medium) in self._seen.items() if now - seen < AWAY_SECONDS}
+
+    def _lane(self, kind: type[C], source: str) -> asyncio.Queue[Envelope[C]]:
+        """What is lossless waits in a lane of its own, so that a full queue holds up no camera and no other file.
 
         The reader's window bounds what can wait here.
         """
-        if source not in self._lossless:
-            lane: asyncio.Queue[Envelope[Frame]] = asyncio.Queue()
-            self._lossless[source] = lane
+        if (kind, source) not in self._lossless:
+            lane: asyncio.Queue[Envelope[C]] = asyncio.Queue()
+            self._lossless[kind, source] = lane
             self._group.create_task(self._route_lossless(lane))
-        return self._lossless[source]
+        return self._lossless[kind, source]
 
-    async def _route_lossless(self, lane: asyncio.Queue[Envelope[Frame]]) -> None:
+    async def _route_lossless(self, lane: asyncio.Queue[Envelope[C]]) -> None:
         while True:
             envelopes = [await lane.get()]
             while not lane.empty() and len(envelopes) < BATCH:
                 envelopes.append(lane.get_nowait())
             await asyncio.gather(*(self._route_one_lossless(item) for item in envelopes))
 
-    async def _route_one_lossless(self, envelope: Envelope[Frame]) -> None:
+    async def _route_one_lossless(self, envelope: Envelope[C]) -> None:
         async with self.bus.settling(envelope):
             while not self._live and for_source(self.settings.routes, envelope.message.source) is None:
                 await asyncio.sleep(LOOK_SECONDS / 4)
@@ -172,12 +176,12 @@ class Router(Service[RouterSettings]):
     async def _follow(self, envelope: Envelope[Result]) -> None:
         async with self.bus.settling(envelope):
             routes = for_source(self.settings.routes, envelope.message.source)
-            tasks = follow_tasks(envelope.message, routes)
-            await asyncio.gather(*(self._give(task, envelope) for task in tasks))
+            given = follow_tasks(envelope.message, routes)
+            await asyncio.gather(*(self._give(task, envelope) for task in given))
 
     # -- tasks --------------------------------------------------------------------------------------
 
-    async def _give(self, task: Task, envelope: Envelope[M]) -> None:
+    async def _give(self, task: Task | AudioTask, envelope: Envelope[M]) -> None:
         """Put a task into its model's queue; a full lossless queue is waited for, and so pushes back."""
         room = self._room[task.model]
         if task.delivery is Delivery.LOSSLESS and room.locked():
@@ -189,7 +193,7 @@ class Router(Service[RouterSettings]):
                     await asyncio.sleep(FULL_SECONDS)
         TASKS.labels(task.model, task.delivery).inc()
 
-    async def _accepted(self, task: Task, envelope: Envelope[M]) -> bool:
+    async def _accepted(self, task: Task | AudioTask, envelope: Envelope[M]) -> bool:
         subject = subjects.tasks(task.model, task.source, lossless=task.delivery is Delivery.LOSSLESS)
         try:
             await self.bus.publish(subject, task, msg_id=task.task_key, trace=child_trace(envelope.trace))

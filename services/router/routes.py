@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from framemesh.messages import MOST_REGIONS, Delivery, Frame, ModelName, Result, Task
+from framemesh.messages import (
+    MOST_FOUND,
+    MOST_REGIONS,
+    AudioTask,
+    AudioWindow,
+    Delivery,
+    Detection,
+    Face,
+    Frame,
+    Medium,
+    ModelName,
+    Result,
+    Segment,
+    Task,
+)
 
 EVERY_SOURCE = "*"
+AUDIO_MODELS = frozenset({"VoiceInference", "TranscribeInference"})
+"""Models of the mesh's own that listen: their windows wait for them even before one was ever alive."""
 
 
 class Route(BaseModel):
@@ -20,6 +37,9 @@ class Route(BaseModel):
     stride: int = Field(1, ge=1, description="Every nth frame, or every nth result of the model that is followed")
     follows: ModelName | None = Field(None, description="Look at the boxes that this model has found")
     labels: frozenset[str] | None = Field(None, description="Only at boxes with these labels")
+    takes: Medium | None = Field(
+        None, description="frame or audio, for a model of your own that may start after its sources"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -43,23 +63,33 @@ def for_source(routes: Routes, source: str) -> list[Route] | None:
     return routes.get(source, routes.get(EVERY_SOURCE))
 
 
-def frame_tasks(frame: Frame, routes: list[Route] | None, live: set[str]) -> list[Task]:
-    """The tasks that a stored frame gives.
+def takes(model: str, live: Mapping[str, Medium], route: Route | None = None) -> Medium:
+    """What a model wants: as it says itself; of one that is not there, as its route says, or as it is known."""
+    said = route.takes if route else None
+    return live.get(model) or said or (Medium.AUDIO if model in AUDIO_MODELS else Medium.FRAME)
 
-    A lossless frame waits in the queue of a routed model that is not alive; a live one is not worth that.
+
+def tasks(
+    claim: Frame | AudioWindow, routes: list[Route] | None, live: Mapping[str, Medium]
+) -> list[Task | AudioTask]:
+    """The tasks that a stored frame, or audio window, gives; ``live`` says what the models that are there take.
+
+    A lossless one waits in the queue of a routed model that is not alive; a live one is not worth that.
     """
     chosen = [Route(model=model) for model in sorted(live)] if routes is None else routes
+    medium, task = (Medium.FRAME, Task) if isinstance(claim, Frame) else (Medium.AUDIO, AudioTask)
     return [
-        Task(**dict(frame), model=route.model, stride=route.stride)
+        task(**dict(claim), model=route.model, stride=route.stride)
         for route in chosen
         if route.follows is None
-        and frame.seq % route.stride == 0
-        and (route.model in live or frame.delivery is Delivery.LOSSLESS)
+        and claim.seq % route.stride == 0
+        and takes(route.model, live, route) is medium
+        and (route.model in live or claim.delivery is Delivery.LOSSLESS)
     ]
 
 
-def follow_tasks(result: Result, routes: list[Route] | None) -> list[Task]:
-    """The tasks that a result gives to models that follow its model; none when it found nothing to look at."""
+def follow_tasks(result: Result, routes: list[Route] | None) -> list[Task | AudioTask]:
+    """The tasks that a result gives to models that follow its model."""
     return [
         task
         for route in routes or []
@@ -74,28 +104,15 @@ def _stride(result: Result, route: Route) -> int:
     return result.stride * route.stride
 
 
-def _follow(result: Result, route: Route) -> Task | None:
+def _follow(result: Result, route: Route) -> Task | AudioTask | None:
+    """Of a frame its boxes, if there are any. Of an audio window what was said in it, even if that is nothing."""
+    stride = _stride(result, route)
+    if result.medium is Medium.AUDIO:
+        words = [word for found in result.result if isinstance(found, Segment) for word in found.words]
+        return result.task(route.model, stride=stride, words=words[:MOST_FOUND])
     boxes = [
         found.box
         for found in result.result
-        if hasattr(found, "box") and (route.labels is None or found.label in route.labels)
+        if isinstance(found, Detection | Face) and (route.labels is None or found.label in route.labels)
     ]
-    if not boxes:
-        return None
-    return Task(
-        source=result.source,
-        run=result.run,
-        seq=result.seq,
-        frame_id=result.frame_id,
-        url=result.frame_url,
-        timestamp=result.timestamp,
-        pts=None,
-        width=result.width,
-        height=result.height,
-        bytes=0,
-        captured_at=result.captured_at,
-        delivery=result.delivery,
-        model=route.model,
-        stride=_stride(result, route),
-        regions=boxes[:MOST_REGIONS],
-    )
+    return result.task(route.model, stride=stride, regions=boxes[:MOST_REGIONS]) if boxes else None

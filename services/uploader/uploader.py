@@ -1,4 +1,4 @@
-"""The uploader: spool to SeaweedFS, in order, then the claim check on FRAMES."""
+"""The uploader: spool to SeaweedFS, in order, then the claim check on FRAMES or AUDIO."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from framemesh.messages import Captured, Frame
 from framemesh.pull import Pull
 from framemesh.service import Service
 from framemesh.settings import Settings
-from framemesh.spool import Spool, SpoolError, default_folder
+from framemesh.spool import Claim, Spool, SpoolError, default_folder
 from framemesh.telemetry import new_trace
 
 log = logging.getLogger(__name__)
@@ -42,8 +42,8 @@ class Entry:
     """A spool entry on its way."""
 
     name: str
-    frame: Frame
-    jpeg: bytes
+    claim: Claim
+    data: bytes
 
 
 class Uploader(Service[UploaderSettings]):
@@ -59,7 +59,7 @@ class Uploader(Service[UploaderSettings]):
             self.settings.master_url, volume_url=self.settings.volume_url, ttl=self.settings.ttl_bucket
         )
         self._frames = subjects.frames_stream(self.settings.topic_stream, self.settings.frame_ttl)
-        await self.bus.declare(self._frames)
+        await self.bus.declare(self._frames, subjects.audio_stream(self.settings.frame_ttl))
 
     async def run(self) -> None:
         """Work whenever no other uploader has the spool: two would put frames out of order."""
@@ -92,7 +92,7 @@ class Uploader(Service[UploaderSettings]):
     async def _rescan(self, *, older_than: float) -> None:
         names = self._spool.names(older_than=older_than)
         if names:
-            log.info("%d frames were left in the spool", len(names))
+            log.info("%d entries were left in the spool", len(names))
         await self._upload_all(names)
 
     async def _upload_all(self, names: list[str]) -> None:
@@ -102,29 +102,34 @@ class Uploader(Service[UploaderSettings]):
 
     def _read(self, name: str) -> Entry | None:
         try:
-            frame, jpeg = self._spool.read(name)
+            claim, data = self._spool.read(name)
         except FileNotFoundError:  # it was uploaded before
             return None
         except SpoolError as error:
             log.error("spool entry %s is dropped: %s", name, error)
             self._spool.remove(name)
             return None
-        return Entry(name, frame, jpeg)
+        return Entry(name, claim, data)
 
     async def _upload(self, entries: list[Entry]) -> None:
         """Store a batch together, announce it in order, then let go of it."""
-        urls = await asyncio.gather(*(self._blobs.put_patiently(entry.jpeg) for entry in entries))
-        frames = [entry.frame.model_copy(update={"url": url}) for entry, url in zip(entries, urls, strict=True)]
-        await asyncio.gather(*(self._announce(frame) for frame in frames))
+        urls = await asyncio.gather(*(self._store(entry) for entry in entries))
+        claims = [entry.claim.model_copy(update={"url": url}) for entry, url in zip(entries, urls, strict=True)]
+        await asyncio.gather(*(self._announce(claim) for claim in claims))
         for entry in entries:
             self._spool.remove(entry.name)
 
-    async def _announce(self, frame: Frame) -> None:
-        # A stored frame without a claim check would be lost: wait for JetStream however long it takes.
+    async def _store(self, entry: Entry) -> str:
+        content_type = "image/jpeg" if isinstance(entry.claim, Frame) else "audio/wav"
+        return await self._blobs.put_patiently(entry.data, content_type=content_type)
+
+    async def _announce(self, claim: Claim) -> None:
+        # What is stored without a claim check would be lost: wait for JetStream however long it takes.
         await self.bus.publish(
-            subjects.frames(self.settings.topic_stream, frame.source),
-            frame,
-            msg_id=frame.key,
-            trace=new_trace(),
-            patience=float("inf"),
+            self._subject(claim), claim, msg_id=claim.key, trace=new_trace(), patience=float("inf")
         )
+
+    def _subject(self, claim: Claim) -> str:
+        if isinstance(claim, Frame):
+            return subjects.frames(self.settings.topic_stream, claim.source)
+        return subjects.audio(claim.source)

@@ -6,8 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from framemesh.inference import Found, Image, ModelWorker, WorkerSettings
-from framemesh.messages import Classification
+from framemesh.inference import ModelWorker, WorkerSettings
+from framemesh.messages import Classification, Found
+from framemesh.pictures import Image
 from framemesh.service import main
 
 

@@ -53,7 +53,7 @@ class Run:
         return [frame.seq for frame in self.frames]
 
     def run(self) -> Self:
-        self.capture.window.accept(1 << 30)
+        self.capture.frames.accept(1 << 30)
         self.capture.run()
         return self
 
@@ -223,11 +223,11 @@ def test_a_lossless_run_waits_for_what_is_accepted(tmp_path: Path) -> None:
         until(lambda: len(run.told) == 5)
         time.sleep(0.1)
         assert len(run.told) == 5
-        run.capture.window.accept(3)
+        run.capture.frames.accept(3)
         until(lambda: len(run.told) == 8)
         time.sleep(0.1)
         assert len(run.told) == 8
-        run.capture.window.accept(FRAMES)
+        run.capture.frames.accept(FRAMES)
     assert run.seqs == list(range(FRAMES))
     assert run.capture.counts.dropped == 0
 
@@ -320,7 +320,7 @@ class Camera:
         self.connections = list(connections)
         self.opened = 0
 
-    def open(self, *_: object) -> Camera:
+    def open(self, *_: object, **__: object) -> Camera:
         self.opened += 1
         if not self.connections:
             raise FramemeshError("user or password refused")

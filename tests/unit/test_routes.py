@@ -7,14 +7,14 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from framemesh.errors import FramemeshError
-from framemesh.messages import Box, Classification, Delivery, Detection, Frame, Result
+from framemesh.messages import AudioTask, Box, Classification, Delivery, Detection, Frame, Medium, Result, Segment, Task, Word
 from framemesh.settings import load
 from services.router.router import RouterSettings
-from services.router.routes import Route, Routes, follow_tasks, for_source, frame_tasks
+from services.router.routes import Route, Routes, follow_tasks, for_source, tasks
 from tests import samples
 
 DETECTION, CLASSIFICATION = "DetectionInference", "ClassificationInference"
-LIVE = {DETECTION, CLASSIFICATION}
+LIVE = {DETECTION: Medium.FRAME, CLASSIFICATION: Medium.FRAME}
 
 
 def routes(**values: Any) -> Routes:
@@ -89,36 +89,37 @@ def test_a_sources_own_routes_take_the_place_of_everybodys() -> None:
 
 
 def test_without_routes_every_live_model_sees_every_frame() -> None:
-    tasks = frame_tasks(frame(7), None, LIVE)
-    assert [(task.model, task.stride) for task in tasks] == [(CLASSIFICATION, 1), (DETECTION, 1)]
+    made = tasks(frame(7), None, LIVE)
+    assert [(task.model, task.stride) for task in made] == [(CLASSIFICATION, 1), (DETECTION, 1)]
 
 
 def test_with_empty_routes_no_model_does() -> None:
-    assert frame_tasks(frame(), [], LIVE) == []
+    assert tasks(frame(), [], LIVE) == []
 
 
 # -- frames -----------------------------------------------------------------------------------------------
 
 
 def test_a_task_is_its_frame() -> None:
-    (task,) = frame_tasks(frame(6), [route(stride=3)], LIVE)
+    (task,) = tasks(frame(6), [route(stride=3)], LIVE)
+    assert isinstance(task, Task)
     assert Frame(**task.model_dump(include=set(Frame.model_fields))) == frame(6)
     assert (task.model, task.stride, task.regions) == (DETECTION, 3, None)
 
 
 @pytest.mark.parametrize(("stride", "seqs"), [(1, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 3, 6]), (100, [0])])
 def test_a_stride_takes_every_nth_frame(stride: int, seqs: list[int]) -> None:
-    assert [seq for seq in range(7) if frame_tasks(frame(seq), [route(stride=stride)], LIVE)] == seqs
+    assert [seq for seq in range(7) if tasks(frame(seq), [route(stride=stride)], LIVE)] == seqs
 
 
 @pytest.mark.parametrize(("delivery", "waits"), [(Delivery.LIVE, False), (Delivery.LOSSLESS, True)], ids=str)
 def test_only_a_lossless_frame_waits_for_a_model_that_is_not_alive(delivery: Delivery, waits: bool) -> None:
-    tasks = frame_tasks(frame(delivery=delivery), [route()], set())
-    assert [task.delivery for task in tasks] == ([delivery] if waits else [])
+    made = tasks(frame(delivery=delivery), [route()], {})
+    assert [task.delivery for task in made] == ([delivery] if waits else [])
 
 
 def test_a_follower_gets_no_frames() -> None:
-    assert [task.model for task in frame_tasks(frame(), [route(), follower()], LIVE)] == [DETECTION]
+    assert [task.model for task in tasks(frame(), [route(), follower()], LIVE)] == [DETECTION]
 
 
 # -- results ----------------------------------------------------------------------------------------------
@@ -127,6 +128,7 @@ def test_a_follower_gets_no_frames() -> None:
 def test_a_follower_gets_the_boxes_of_the_model_that_it_follows() -> None:
     result = found(person((0, 0, 9, 9)), person((5, 5, 7, 8), "cat"), seq=3, delivery=Delivery.LOSSLESS)
     (task,) = follow_tasks(result, [route(), follower()])
+    assert isinstance(task, Task)
     assert task.model == CLASSIFICATION
     assert task.regions == [(0, 0, 9, 9), (5, 5, 7, 8)]
     assert (task.source, task.run, task.seq, task.frame_id) == (
@@ -144,8 +146,8 @@ def test_a_follower_gets_the_boxes_of_the_model_that_it_follows() -> None:
     [(None, 2), (["person"], 1), (["person", "cat", "dog"], 2), (["dog"], 0), ([], 0)],
 )
 def test_labels_choose_the_boxes(labels: list[str] | None, boxes: int) -> None:
-    tasks = follow_tasks(found(person(), person(label="cat")), [follower(labels=labels)])
-    assert [len(task.regions or []) for task in tasks] == ([boxes] if boxes else [])
+    given = follow_tasks(found(person(), person(label="cat")), [follower(labels=labels)])
+    assert [len(task.regions or []) for task in given if isinstance(task, Task)] == ([boxes] if boxes else [])
 
 
 def test_where_there_is_nothing_to_look_at_there_is_no_task() -> None:
@@ -180,3 +182,48 @@ def test_several_may_follow_one_model() -> None:
     both = [follower(), follower(model="FaceInference", labels=["person"])]
     tasks = follow_tasks(found(person()), both)
     assert [task.model for task in tasks] == [CLASSIFICATION, "FaceInference"]
+
+
+# -- sound ------------------------------------------------------------------------------------------------
+
+LISTENING = {"VoiceInference": Medium.AUDIO, DETECTION: Medium.FRAME}
+WORDS = [Word(text="ask", start=1.0, end=1.2, confidence=0.9)]
+
+
+def transcript(words: list[Word], **values: Any) -> Result:
+    segment = Segment(confidence=0.9, text="ask", start=1, end=2, words=words)
+    given = {"result": [segment] if words else [], "timing_ms": {}}
+    heard = AudioTask(**dict(samples.window("door", 4)), model="TranscribeInference")
+    return Result.of(heard, **given | values)
+
+
+def test_windows_go_to_models_that_listen_and_frames_to_those_that_look() -> None:
+    assert [task.model for task in tasks(samples.window("door"), None, LISTENING)] == ["VoiceInference"]
+    assert [task.model for task in tasks(frame(), None, LISTENING)] == [DETECTION]
+
+
+@pytest.mark.parametrize(
+    ("given", "takes_audio"),
+    [
+        ({"model": "TranscribeInference"}, True),  # known, though never seen
+        ({"model": "MineInference"}, False),
+        ({"model": "MineInference", "takes": "audio"}, True),
+        ({"model": "VoiceInference", "takes": "frame"}, True),  # what it says itself counts more
+    ],
+)
+def test_what_a_model_that_is_not_there_takes(given: dict[str, Any], takes_audio: bool) -> None:
+    lossless = {"delivery": Delivery.LOSSLESS}
+    chosen = [Route.model_validate(given)]
+    heard = tasks(samples.window("door").model_copy(update=lossless), chosen, LISTENING)
+    seen = tasks(frame().model_copy(update=lossless), chosen, LISTENING)
+    assert (len(heard), len(seen)) == ((1, 0) if takes_audio else (0, 1))
+
+
+@pytest.mark.parametrize("words", [WORDS, []])
+def test_a_follower_of_a_transcript_gets_the_words_even_none(words: list[Word]) -> None:
+    chosen = [Route(model="VoiceInference", follows="TranscribeInference")]
+    (task,) = follow_tasks(transcript(words), chosen)
+    assert isinstance(task, AudioTask)
+    window = samples.window("door", 4)
+    assert (task.words, task.url, task.duration) == (words, window.url, window.duration)
+    assert (task.overlap, task.tail, task.channel) == (window.overlap, window.tail, window.channel)

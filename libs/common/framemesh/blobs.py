@@ -96,13 +96,15 @@ class BlobStore:
             raise BlobError(f"{url}: {error!r}") from error
         return url
 
-    async def put_patiently(self, data: bytes, *, patience: float = 600.0) -> str:
+    async def put_patiently(
+        self, data: bytes, *, content_type: str = "image/jpeg", patience: float = 600.0
+    ) -> str:
         """As ``put``, but wait for a store that is away, up to ``patience`` seconds."""
         deadline = time.monotonic() + patience
         delay = 0.05
         while True:
             try:
-                return await self.put(data)
+                return await self.put(data, content_type=content_type)
             except BlobError as error:
                 if time.monotonic() > deadline:
                     raise

@@ -6,34 +6,36 @@ import asyncio
 import logging
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
-import cv2
-import numpy as np
-import simplejpeg
-from numpy.typing import NDArray
+from prometheus_client import Counter
 from pydantic import Field
 
-from framemesh import subjects
+from framemesh import guard, subjects
 from framemesh.blobs import BlobError, BlobMissing, BlobStore
 from framemesh.bus import Reject
-from framemesh.messages import MOST_FOUND, Box, Classification, Delivery, Detection, Heartbeat, Result, Task
+from framemesh.errors import StartAgain
+from framemesh.messages import MOST_FOUND, AudioTask, Box, Delivery, Found, Heartbeat, Medium, Result, Task
 from framemesh.pull import Envelope, Pull
 from framemesh.service import Service
 from framemesh.settings import Settings
 from framemesh.telemetry import STAGE_SECONDS, child_trace
 
+if TYPE_CHECKING:  # a worker of sound needs no OpenCV, one of pictures no FFmpeg
+    from framemesh.audio import Samples
+    from framemesh.pictures import Image, Size
+
 log = logging.getLogger(__name__)
 
-Image = NDArray[np.uint8]
-"""A picture: BGR, uint8, height x width x 3."""
-Found = Detection | Classification
-
 LAST_BATCH_SECONDS = 1.5
-MAX_PIXELS = 64 << 20
+SUSPECT_DELIVERIES = 2
+"""A task that comes again may be what ended the worker that had it: it goes to the model alone."""
+
+SKIPPED = Counter("framemesh_skipped_total", "What a model did not look at, by reason", ["model", "reason"])
 
 
 class WorkerSettings(Settings):
@@ -44,76 +46,117 @@ class WorkerSettings(Settings):
         1, ge=1, description="Threads of one inference; workers scale better than threads"
     )
     onnx_providers: list[str] = Field([], description="ONNX Runtime providers in order; empty: the best there are")
+    inference_timeout: float = Field(
+        60.0,
+        gt=0,
+        description="Seconds after which a model that gives no answer counts as hung and is started anew",
+    )
+    worker_memory_mb: int = Field(
+        0, ge=0, description="Most memory of a worker in MiB before it is started anew; 0: half of the machine's"
+    )
 
 
 W = TypeVar("W", bound=WorkerSettings)
+T = TypeVar("T", Task, AudioTask)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Given among the findings: something that was not looked at, and why in a word or two."""
+
+    reason: str
+    count: int = 1
 
 
 @dataclass
-class Work:
+class Work(Generic[T]):
     """One task on its way through a worker."""
 
-    envelope: Envelope[Task]
-    jpeg: bytes
+    envelope: Envelope[T]
+    data: bytes
     places: asyncio.Semaphore
     timing: dict[str, float] = field(default_factory=dict)
+    parts: list[tuple[Size, Box | None]] = field(default_factory=list)
+    inputs: list[Any] = field(default_factory=list)
     found: list[Found] = field(default_factory=list)
+    skipped: dict[str, int] = field(default_factory=dict)
     error: Exception | None = None
     done: bool = False
 
     @property
-    def task(self) -> Task:
+    def task(self) -> T:
         """What is asked for."""
         return self.envelope.message
 
+    @property
+    def suspect(self) -> bool:
+        """Whether it came before and was not finished."""
+        return self.envelope.deliveries >= SUSPECT_DELIVERIES
 
-class ModelWorker(Service[W], Generic[W]):
-    """A model as a service: ``load``, ``preprocess``, ``infer``, ``postprocess``, and a kind.
 
-    The four run in one thread of the worker's own, so a model needs no locks and the event loop stays free.
+class Worker(Service[W], Generic[W, T]):
+    """A model as a service. Use ModelWorker for pictures and AudioWorker for sound.
+
+    The model runs in one thread of the worker's own, so it needs no locks and the event loop stays free. A model
+    that raises fails its task; one that hangs or takes too much memory ends the worker, to be started again.
     """
+
+    medium: ClassVar[Medium]
+    task_type: type[T]
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Models that this worker can run, and the assets that each needs."""
+    chosen_by: ClassVar[str] = ""
+    """The setting that chooses among them."""
 
     model_name: str = ""
     model_sha256: str = ""
-    min_size: int = 0
-    """Shorter side in pixels that the model makes use of; larger frames are decoded smaller. 0: always in full."""
+    provider: str = "cpu"
+    """What the model runs on; known once it is loaded."""
 
     @abstractmethod
     def load(self) -> None:
         """Load the weights. Raises FramemeshError when that is impossible."""
 
     @abstractmethod
-    def preprocess(self, image: Image) -> Any:
-        """Turn a BGR picture (height x width x 3, uint8) into what ``infer`` takes."""
-
-    @abstractmethod
     def infer(self, batch: list[Any]) -> Sequence[Any]:
         """Run the model on a batch; one output for each input."""
 
+    async def refine(self, found: list[Found], task: T) -> list[Found]:
+        """Change the findings with what others know, on the event loop, before they are published."""
+        return found
+
     @abstractmethod
-    def postprocess(self, output: Any, height: int, width: int) -> Sequence[Found]:
-        """Turn one output into findings, boxes in pixels of the ``height`` x ``width`` picture."""
+    def _read(self, work: Work[T]) -> None:
+        """Decode what was fetched into ``work.inputs``."""
+
+    @abstractmethod
+    def _found(self, work: Work[T], outputs: list[Any]) -> Sequence[Found | Skipped]:
+        """Turn the outputs of a work's inputs into findings."""
 
     # -- life ---------------------------------------------------------------------------------------
 
     async def prepare(self) -> None:
         """Load the model before the mesh is told that it is there."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._ready: asyncio.Queue[Work] = asyncio.Queue()
+        self._ready: asyncio.Queue[Work[T]] = asyncio.Queue()
+        self._batch: list[Work[T]] = []
         self._publishing: set[asyncio.Task[None]] = set()
         self._blobs = BlobStore(self.settings.master_url)
         await self.bus.declare(subjects.RESULTS)
+        guard.offer_to_the_kernel()
         await asyncio.get_running_loop().run_in_executor(self._thread, self.load)
-        log.info("%s loaded", self.model_name)
+        log.info("%s loaded, on %s", self.model_name, self.provider)
 
     async def run(self) -> None:
         """Work off live and lossless tasks until cancelled."""
-        consumers = subjects.worker_consumers(self.kind)
-        pulls = [await self.bus.pull(consumer, Task, window=self.settings.batch_size) for consumer in consumers]
-        async with asyncio.TaskGroup() as group:
+        consumers = subjects.worker_consumers(self.kind, self.medium)
+        window = self.settings.batch_size
+        pulls = [await self.bus.pull(consumer, self.task_type, window=window) for consumer in consumers]
+        async with guard.against_starving(), asyncio.TaskGroup() as group:
             for pull in pulls:
                 group.create_task(self._fetching(pull))
             group.create_task(self._inferring())
+            group.create_task(self._watching_memory())
 
     async def finish(self) -> None:
         """Let what has been inferred be published, and give back what has not been begun."""
@@ -126,12 +169,13 @@ class ModelWorker(Service[W], Generic[W]):
 
     def heartbeat(self) -> Heartbeat:
         """What this worker says of itself."""
-        detail = {"sha256": self.model_sha256, "batch_size": self.settings.batch_size}
-        return super().heartbeat().model_copy(update={"model": self.model_name, "detail": detail})
+        detail = {"sha256": self.model_sha256, "batch_size": self.settings.batch_size, "provider": self.provider}
+        update = {"model": self.model_name, "takes": self.medium, "detail": detail}
+        return super().heartbeat().model_copy(update=update)
 
     # -- fetch --------------------------------------------------------------------------------------
 
-    async def _fetching(self, pull: Pull[Task]) -> None:
+    async def _fetching(self, pull: Pull[T]) -> None:
         """Fetch one batch ahead of the model and no more: a live frame that waits here grows old."""
         places = asyncio.Semaphore(2 * self.settings.batch_size)
         while True:
@@ -139,62 +183,96 @@ class ModelWorker(Service[W], Generic[W]):
             for envelope in await pull.batch(1):
                 await self._fetch_work(envelope, places)
 
-    async def _fetch_work(self, envelope: Envelope[Task], places: asyncio.Semaphore) -> None:
+    async def _fetch_work(self, envelope: Envelope[T], places: asyncio.Semaphore) -> None:
         begun = time.perf_counter()
         timing = {"queue": max(0.0, (time.time() - envelope.meta.stored_at) * 1000)}
         try:
-            jpeg = await self._blobs.get_patiently(envelope.message.url)
+            data = await self._blobs.get_patiently(envelope.message.url)
         except BlobMissing as error:
             places.release()
-            await self.bus.bury(envelope, f"frame {envelope.message.frame_id} is gone: {error}", error)
+            await self.bus.bury(envelope, f"{envelope.message.key} is gone: {error}", error)
         except BlobError as error:
             places.release()
             log.warning("%s", error)
             await envelope.nak(5)
         else:
-            self._ready.put_nowait(Work(envelope, jpeg, places, timing | {"fetch": _since(begun)}))
+            self._ready.put_nowait(Work(envelope, data, places, timing | {"fetch": _since(begun)}))
 
     # -- infer --------------------------------------------------------------------------------------
 
     async def _inferring(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            batch = await self._next_batch()
-            inference = loop.run_in_executor(self._thread, self._work, batch)
+            self._batch = await self._next_batch()
+            inference = loop.run_in_executor(self._thread, self._work, self._batch)
             try:
-                await asyncio.shield(inference)
+                async with asyncio.timeout(self.settings.inference_timeout):
+                    await asyncio.shield(inference)
+            except TimeoutError:
+                await self._start_again(
+                    f"{self.model_name} gave no answer in {self.settings.inference_timeout:g} s"
+                )
             except asyncio.CancelledError:
                 # What is nearly done is worth a moment more than a redelivery.
                 await asyncio.wait([inference], timeout=LAST_BATCH_SECONDS)
                 raise
             finally:
-                self._hand_on(batch)
+                self._hand_on(self._batch)
+                self._batch = []
 
-    async def _next_batch(self) -> list[Work]:
-        """What is ready, as much as the model takes at once; of a live source only its newest frame."""
+    async def _watching_memory(self) -> None:
+        limit = self.settings.worker_memory_mb << 20 or guard.machine_memory() // 2
+        used = await guard.until_over(limit)
+        await self._start_again(
+            f"{self.model_name} uses {used >> 20} MiB of memory, {limit >> 20} are allowed (worker_memory_mb)"
+        )
+
+    async def _start_again(self, reason: str) -> None:
+        """Give up what the model is at. A task that did this before goes to the dead letters."""
+        batch, self._batch = self._batch, []
+        for work in batch:
+            if work.suspect:
+                await self.bus.bury(work.envelope, reason)
+            else:
+                await work.envelope.nak(0.1)
+        raise StartAgain(reason)
+
+    async def _next_batch(self) -> list[Work[T]]:
+        """What is ready, as much as the model takes at once; of a camera only its newest frame."""
         ready = [await self._ready.get()]
         while not self._ready.empty():
             ready.append(self._ready.get_nowait())
-        newest = {work.task.source: work for work in ready if work.task.delivery is Delivery.LIVE}
-        batch: list[Work] = []
+        newest = {work.task.source: work for work in ready if self._only_newest(work)}
+        batch: list[Work[T]] = []
         for work in ready:
             if newest.get(work.task.source, work) is not work:
                 work.places.release()
                 await work.envelope.ack()  # superseded, as the queue itself would have done
-            elif len(batch) < self.settings.batch_size:
+            elif self._fits(work, batch):
                 batch.append(work)
             else:
                 self._ready.put_nowait(work)
         return batch
 
-    def _hand_on(self, batch: list[Work]) -> None:
+    def _only_newest(self, work: Work[T]) -> bool:
+        """A missed word is missed; a missed frame is like the next one."""
+        return self.medium is Medium.FRAME and work.task.delivery is Delivery.LIVE
+
+    def _fits(self, work: Work[T], batch: list[Work[T]]) -> bool:
+        alone = work.suspect or any(other.suspect for other in batch)
+        return len(batch) < (1 if alone else self.settings.batch_size)
+
+    def _hand_on(self, batch: list[Work[T]]) -> None:
         for work in batch:
             work.places.release()
-            task = asyncio.create_task(self._publish(work) if work.done else work.envelope.nak(0.1))
-            self._publishing.add(task)
-            task.add_done_callback(self._publishing.discard)
+            self._later(self._publish(work) if work.done else work.envelope.nak(0.1))
 
-    def _work(self, batch: list[Work]) -> None:
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
+
+    def _work(self, batch: list[Work[T]]) -> None:
         try:
             self._work_together(batch)
         except Exception as error:  # whatever a model raises is the task's failure, not the worker's
@@ -204,141 +282,134 @@ class ModelWorker(Service[W], Generic[W]):
             for work in batch:
                 self._work([work])
 
-    def _work_together(self, batch: list[Work]) -> None:
-        inputs: list[Any] = []
-        regions: list[list[tuple[Image, Box | None]]] = []
+    def _work_together(self, batch: list[Work[T]]) -> None:
         for work in batch:
-            begun = time.perf_counter()
-            image = decode(work.jpeg, self.min_size)
-            regions.append(crops(image, work.task))
-            work.timing["decode"] = _since(begun)
-            begun = time.perf_counter()
-            inputs += [self.preprocess(crop) for crop, _ in regions[-1]]
-            work.timing["preprocess"] = _since(begun)
+            self._read(work)
+        inputs = [each for work in batch for each in work.inputs]
         begun = time.perf_counter()
-        outputs = iter(self.infer(inputs))
+        outputs = self.infer(inputs)
         spent = _since(begun) / len(batch)
-        for work, parts in zip(batch, regions, strict=True):
+        if len(outputs) != len(inputs):
+            raise Reject(f"infer of {self.model_name} gave {len(outputs)} outputs for {len(inputs)} inputs")
+        each = iter(outputs)
+        for work in batch:
             work.timing["infer"] = spent
             begun = time.perf_counter()
-            work.found = [
-                found
-                for index, (crop, box) in enumerate(parts)
-                for found in self._findings(next(outputs), crop, box, index, work.task)
-            ]
+            self._keep(work, self._found(work, list(islice(each, len(work.inputs)))))
             work.timing["postprocess"] = _since(begun)
             work.done = True
 
-    def _findings(self, output: Any, crop: Image, box: Box | None, index: int, task: Task) -> list[Found]:
-        height, width = crop.shape[:2]
-        found = self.postprocess(output, height, width)
-        if box is None:
-            return [_scaled(item, task.width / width, task.height / height, 0, 0) for item in found]
-        x1, y1, x2, y2 = box
-        placed = (_scaled(item, (x2 - x1) / width, (y2 - y1) / height, x1, y1) for item in found)
-        return [
-            item.model_copy(update={"region": index}) if isinstance(item, Classification) else item
-            for item in placed
-        ]
+    def _keep(self, work: Work[T], given: Sequence[Found | Skipped]) -> None:
+        work.found, work.skipped = [], {}
+        for item in given:
+            if isinstance(item, Skipped):
+                work.skipped[item.reason] = work.skipped.get(item.reason, 0) + item.count
+            else:
+                work.found.append(item)
 
     # -- publish ------------------------------------------------------------------------------------
 
-    async def _publish(self, work: Work) -> None:
+    async def _publish(self, work: Work[T]) -> None:
         async with self.bus.settling(work.envelope):
             if work.error:
                 raise work.error
+            found = await self.refine(work.found, work.task)
             for stage, milliseconds in work.timing.items():
                 STAGE_SECONDS.labels(self.kind, stage).observe(milliseconds / 1000)
-            task = work.task
+            for reason, count in work.skipped.items():
+                SKIPPED.labels(self.kind, reason).inc(count)
             await self.bus.publish(
-                subjects.results(self.kind, task.source),
-                self._result(work),
-                msg_id=task.task_key,
+                subjects.results(self.kind, work.task.source),
+                self._result(work, found),
+                msg_id=work.task.task_key,
                 trace=child_trace(work.envelope.trace),
             )
 
-    def _result(self, work: Work) -> Result:
-        task = work.task
-        timing = work.timing | {"latency": max(0.0, (time.time() - task.captured_at) * 1000)}
-        return Result(
-            model=self.kind,
-            source=task.source,
-            run=task.run,
-            seq=task.seq,
-            frame_id=task.frame_id,
-            timestamp=task.timestamp,
-            frame_url=task.url,
-            result=work.found[:MOST_FOUND],
+    def _result(self, work: Work[T], found: list[Found]) -> Result:
+        timing = work.timing | {"latency": max(0.0, (time.time() - work.task.captured_at) * 1000)}
+        return Result.of(
+            work.task,
+            result=found[:MOST_FOUND],
+            skipped=work.skipped,
             timing_ms={name: round(value, 2) for name, value in timing.items()},
-            delivery=task.delivery,
-            stride=task.stride,
-            captured_at=task.captured_at,
-            width=task.width,
-            height=task.height,
             model_name=self.model_name,
             model_sha256=self.model_sha256,
-            regions=task.regions,
         )
 
 
-def decode(jpeg: bytes, min_size: int = 0) -> Image:
-    """Decode a JPEG to BGR, uint8, height x width x 3. Raises Reject for what is none.
+class ModelWorker(Worker[W, Task], Generic[W]):
+    """A model that looks at frames: ``load``, ``preprocess``, ``infer``, ``postprocess``, and a kind."""
 
-    With ``min_size``, a larger picture is decoded at half or a quarter of its size, for a third of the time, as
-    long as its shorter side keeps that many pixels.
-    """
-    try:
-        height, width, *_ = simplejpeg.decode_jpeg_header(jpeg)
-        if height * width > MAX_PIXELS:  # a few kilobytes can claim gigabytes
-            raise Reject(f"the frame has {width}x{height} pixels; at most {MAX_PIXELS >> 20} million are decoded")
-        factor = _reduction(min(height, width), min_size)
-        if factor == 1:
-            return np.asarray(simplejpeg.decode_jpeg(jpeg, colorspace="BGR"))
-        image = simplejpeg.decode_jpeg(
-            jpeg, colorspace="BGR", min_height=height // factor, min_width=width // factor
+    medium = Medium.FRAME
+    task_type = Task
+    min_size: int = 0
+    """Shorter side in pixels that the model makes use of; larger frames are decoded smaller. 0: always in full."""
+
+    @abstractmethod
+    def preprocess(self, image: Image) -> Any:
+        """Turn a BGR picture (height x width x 3, uint8) into what ``infer`` takes."""
+
+    @abstractmethod
+    def postprocess(self, output: Any, height: int, width: int) -> Sequence[Found | Skipped]:
+        """Turn one output into findings, boxes in pixels of the ``height`` x ``width`` picture."""
+
+    def track(self, found: list[Found | Skipped], task: Task) -> Sequence[Found | Skipped]:
+        """Make one story of the findings of a source's frames, in the order in which this worker gets them."""
+        return found
+
+    def _read(self, work: Work[Task]) -> None:
+        from framemesh import pictures  # noqa: PLC0415 - needs OpenCV
+
+        begun = time.perf_counter()
+        task = work.task
+        image = pictures.decode(work.data, self.min_size, (task.height, task.width))
+        parts = pictures.crops(image, task)
+        work.timing["decode"] = _since(begun)
+        begun = time.perf_counter()
+        work.parts = [(cast("Size", crop.shape[:2]), box) for crop, box in parts]
+        work.inputs = [self.preprocess(crop) for crop, _ in parts]
+        work.timing["preprocess"] = _since(begun)
+
+    def _found(self, work: Work[Task], outputs: list[Any]) -> Sequence[Found | Skipped]:
+        from framemesh.pictures import placed  # noqa: PLC0415 - needs OpenCV
+
+        return self.track(
+            [
+                placed(item, size, box, work.task, region)
+                for region, (output, (size, box)) in enumerate(zip(outputs, work.parts, strict=True))
+                for item in self.postprocess(output, *size)
+            ],
+            work.task,
         )
-    except ValueError as error:
-        raise Reject(f"the frame is not a JPEG that can be read: {error}") from error
-    return np.asarray(image)
 
 
-def _reduction(shorter: int, min_size: int) -> int:
-    if not min_size:
-        return 1
-    return next((factor for factor in (4, 2) if shorter // factor >= min_size), 1)
+class AudioWorker(Worker[W, AudioTask], Generic[W]):
+    """A model that listens to audio windows: ``load``, ``preprocess``, ``infer``, ``postprocess``, and a kind."""
 
+    medium = Medium.AUDIO
+    task_type = AudioTask
 
-def crops(image: Image, task: Task) -> list[tuple[Image, Box | None]]:
-    """The parts of a decoded picture that a task asks for, each with its box in pixels of the frame.
+    @abstractmethod
+    def preprocess(self, samples: Samples, task: AudioTask) -> Any:
+        """Turn sound (float32 [n], 16 kHz, mono, -1 to 1) into what ``infer`` takes."""
 
-    The box is that of the crop: whole pixels of the picture, inside of it.
-    """
-    if task.regions is None:
-        return [(image, None)]
-    scale_x, scale_y = image.shape[1] / task.width, image.shape[0] / task.height
-    return [_crop(image, box, scale_x, scale_y) for box in task.regions]
+    @abstractmethod
+    def postprocess(self, output: Any, task: AudioTask) -> Sequence[Found | Skipped]:
+        """Turn one output into findings; times are seconds since the epoch."""
 
+    def _read(self, work: Work[AudioTask]) -> None:
+        from framemesh import audio  # noqa: PLC0415 - needs NumPy, and FFmpeg for what others send
 
-def _crop(image: Image, box: Box, scale_x: float, scale_y: float) -> tuple[Image, Box]:
-    height, width = image.shape[:2]
-    left = min(max(int(box[0] * scale_x), 0), width - 1)
-    top = min(max(int(box[1] * scale_y), 0), height - 1)
-    right = min(max(int(box[2] * scale_x), left + 1), width)
-    bottom = min(max(int(box[3] * scale_y), top + 1), height)
-    cut = (left / scale_x, top / scale_y, right / scale_x, bottom / scale_y)
-    return image[top:bottom, left:right], cut
+        begun = time.perf_counter()
+        samples = audio.decode(work.data)
+        work.timing["decode"] = _since(begun)
+        begun = time.perf_counter()
+        work.inputs = [self.preprocess(samples, work.task)]
+        work.timing["preprocess"] = _since(begun)
 
-
-def _scaled(item: Found, scale_x: float, scale_y: float, left: float, top: float) -> Found:
-    if isinstance(item, Classification) or (scale_x == scale_y == 1 and left == top == 0):
-        return item
-    x1, y1, x2, y2 = item.box
-    box = (left + x1 * scale_x, top + y1 * scale_y, left + x2 * scale_x, top + y2 * scale_y)
-    return item.model_copy(update={"box": box})
+    def _found(self, work: Work[AudioTask], outputs: list[Any]) -> Sequence[Found | Skipped]:
+        return [item for output in outputs for item in self.postprocess(output, work.task)]
 
 
 def _since(begun: float) -> float:
     return (time.perf_counter() - begun) * 1000
-
-
-cv2.setNumThreads(1)  # a worker is one core's work; more workers use more cores

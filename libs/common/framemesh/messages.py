@@ -1,15 +1,15 @@
 """Every message that travels on the wire, and nothing else.
 
 Times are seconds since the epoch (float, UTC). Boxes are ``[x1, y1, x2, y2]`` in pixels of the frame,
-origin at the top left. Frame bytes never travel in a message: ``url`` is the claim check.
+origin at the top left. Pictures and sound never travel in a message: ``url`` is the claim check.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 SOURCE_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 
@@ -20,11 +20,25 @@ ModelName = Annotated[
     str, Field(pattern=SOURCE_PATTERN, description="Kind of the model worker, e.g. DetectionInference")
 ]
 Confidence = Annotated[float, Field(ge=0, le=1)]
-SpoolEntry = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[0-9]{12}\.frame$", max_length=200)]
+SpoolEntry = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[0-9]{12}\.(frame|audio)$", max_length=200)
+]
 Label = Annotated[str, Field(max_length=256)]
 MOST_REGIONS = 256
 MOST_FOUND = 1024
 Box = tuple[float, float, float, float]
+Point = tuple[float, float]
+Share = Annotated[float, Field(ge=0, le=1)]
+Missing = Annotated[
+    dict[str, str], Field(description="Why a field is null, by its name", json_schema_extra={"default": {}})
+]
+
+
+class Medium(StrEnum):
+    """What a model looks at, or listens to."""
+
+    FRAME = "frame"
+    AUDIO = "audio"
 
 
 class Delivery(StrEnum):
@@ -40,49 +54,69 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
-class Frame(Message):
-    """Claim check of one stored frame (``frames-stream.<source>``)."""
+class Claim(Message):
+    """Claim check of something of a source that is stored."""
 
     source: SourceName
     run: str = Field(pattern=SOURCE_PATTERN, description="One reader start")
-    seq: int = Field(ge=0, description="Counts the frames of a run from 0, without gaps")
-    frame_id: str = Field(description="frame_000123")
+    seq: int = Field(ge=0, description="Counts the frames, or the audio windows, of a run from 0, without gaps")
     url: str = Field(
         "",
         pattern=r"^(https?://\S+)?$",
         max_length=2048,
-        description="Where the JPEG lies; empty until it is stored",
+        description="Where it lies; empty until it is stored",
     )
-    timestamp: float = Field(description="Time of the frame, strictly rising within a source")
-    pts: float | None = Field(None, description="Presentation time in the source, seconds, when it has one")
-    width: int = Field(gt=0)
-    height: int = Field(gt=0)
-    bytes: int = Field(ge=0, description="Size of the JPEG; 0 when the sender does not know it")
-    captured_at: float = Field(description="Wall clock when the reader had the frame; latency counts from here")
+    timestamp: float = Field(description="Time of the frame or of the first sample; rises within a source")
+    bytes: int = Field(ge=0, description="Stored size; 0 when the sender does not know it")
+    captured_at: float = Field(description="Wall clock when the reader had it; latency counts from here")
     delivery: Delivery = Delivery.LIVE
 
     @property
     def key(self) -> str:
-        """Identity of the frame in the whole mesh."""
+        """Identity among the frames, or among the audio windows, of the whole mesh."""
         return f"{self.source}/{self.run}/{self.seq}"
 
 
+class Frame(Claim):
+    """Claim check of one stored frame, a JPEG (``frames-stream.<source>``)."""
+
+    frame_id: str = Field(description="frame_000123")
+    pts: float | None = Field(None, description="Presentation time in the source, seconds, when it has one")
+    width: int = Field(gt=0)
+    height: int = Field(gt=0)
+
+
+class AudioWindow(Claim):
+    """Claim check of a few seconds of sound: WAV, 16 kHz, mono, 16 bit (``audio-stream.<source>``)."""
+
+    duration: float = Field(gt=0, le=120, description="Seconds")
+    overlap: float = Field(0, ge=0, description="Seconds at the beginning that the window before has too")
+    tail: float = Field(0, ge=0, description="Seconds at the end that the next window has again; 0 after silence")
+    channel: int | None = Field(None, ge=0, description="Channel of the source; null where all are mixed")
+
+
 class Captured(Message):
-    """Frames that wait in a node's spool (``frames.captured.<node>``); each entry carries its own metadata."""
+    """What waits in a node's spool (``frames.captured.<node>``); each entry carries its own metadata."""
 
     entries: list[SpoolEntry] = Field(
-        min_length=1, max_length=1024, description="Names of spool entries, in the order of their frames"
+        min_length=1, max_length=1024, description="Names of spool entries, in the order of their capture"
     )
 
 
-class Task(Frame):
-    """One frame for one model (``<Model>.<source>``)."""
+class Word(Message):
+    """One spoken word."""
+
+    text: str = Field(max_length=256)
+    start: float = Field(description="Seconds since the epoch")
+    end: float = Field(description="Seconds since the epoch")
+    confidence: Confidence
+
+
+class Assignment(Claim):
+    """What a task adds to the claim check of what it is about."""
 
     model: ModelName
-    stride: int = Field(1, ge=1, description="The model gets every nth frame of the source")
-    regions: list[Box] | None = Field(
-        None, max_length=MOST_REGIONS, description="Boxes to look at, when the model follows another one"
-    )
+    stride: int = Field(1, ge=1, description="The model gets every nth frame, or window, of the source")
 
     @property
     def task_key(self) -> str:
@@ -90,9 +124,38 @@ class Task(Frame):
         return f"{self.key}/{self.model}"
 
 
+class Task(Frame, Assignment):
+    """One frame for one model (``<Model>.<source>``)."""
+
+    regions: list[Box] | None = Field(
+        None, max_length=MOST_REGIONS, description="Boxes to look at, when the model follows another one"
+    )
+
+
+class AudioTask(AudioWindow, Assignment):
+    """One audio window for one model (``<Model>.<source>``)."""
+
+    words: list[Word] | None = Field(
+        None, max_length=MOST_FOUND, description="What was said, when the model follows a transcription"
+    )
+
+
+# -- findings ---------------------------------------------------------------------------------------
+
+
+class Finding(Message):
+    """Something that a model found. A model of your own gives this one, with what it likes in ``data``."""
+
+    kind: str = Field("finding", max_length=64)
+    label: Label = ""
+    confidence: Confidence = 1.0
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
 class Classification(Message):
     """One class of a picture or of a region."""
 
+    kind: Literal["classification"] = "classification"
     label: Label
     class_id: int = Field(ge=0)
     confidence: Confidence
@@ -102,40 +165,187 @@ class Classification(Message):
 class Detection(Message):
     """One object in a picture."""
 
+    kind: Literal["detection"] = "detection"
     label: Label
     class_id: int = Field(ge=0)
     confidence: Confidence
     box: Box
 
 
+class HeadPose(Message):
+    """Where a head points, degrees."""
+
+    yaw: float = Field(description="Positive: turned to the left side of the picture")
+    pitch: float = Field(description="Positive: up")
+    roll: float = Field(description="Positive: the top of the head towards the right side of the picture")
+
+
+class Gaze(Message):
+    """Where two eyes look, degrees from the line to the camera."""
+
+    yaw: float = Field(description="Positive: to the left side of the picture")
+    pitch: float = Field(description="Positive: up")
+    eye_contact: bool = Field(description="Whether it is the camera that they look at, within the tolerance")
+
+
+class Face(Message):
+    """One face, with what could be told of it; what could not is null, and ``missing`` says why.
+
+    Expression, pose, gaze and smile are smoothed over the frames of a track.
+    """
+
+    kind: Literal["face"] = "face"
+    label: Label = "face"
+    confidence: Confidence
+    box: Box
+    points: list[Point] = Field(
+        min_length=5, max_length=5, description="Right eye, left eye, nose, right and left corner of the mouth"
+    )
+    track: int | None = Field(None, description="The same face keeps its number within a run")
+    landmarks: list[Point] | None = Field(None, description="66 points in the iBUG order without 60 and 64")
+    pupils: list[Point] | None = Field(None, description="Right and left pupil")
+    expression: str | None = Field(None, description="The likeliest of expressions")
+    expressions: dict[str, Share] | None = Field(None, description="Share of each expression, sums to 1")
+    pose: HeadPose | None = None
+    gaze: Gaze | None = None
+    eye_openness: float | None = Field(
+        None, ge=0, description="Eye aspect ratio: height by width, both eyes' mean"
+    )
+    blinks_per_minute: float | None = Field(None, ge=0, description="Over the last minute of the track")
+    mouth_openness: float | None = Field(None, ge=0, description="Gap between the lips by the mouth's width")
+    smile: Share | None = Field(None, description="Share of happiness, with the corners of the mouth")
+    missing: Missing = {}
+
+
+class Voice(Message):
+    """How somebody speaks, measured on one audio window; what cannot be told is null, ``missing`` says why.
+
+    Lengths count only what the window before did not have, so they may be summed over the windows of a source.
+    """
+
+    kind: Literal["voice"] = "voice"
+    label: Literal["speech", "no speech", "silence"]
+    confidence: Confidence = Field(description="Mean probability of the label over the window")
+    duration_s: float = Field(ge=0, description="Seconds that were listened to")
+    speech_s: float = Field(ge=0, description="Seconds of speech")
+    speech_share: Share
+    speech: list[tuple[float, float]] = Field(description="Begin and end of each stretch, seconds since the epoch")
+    pitch_median_hz: float | None = Field(None, gt=0)
+    pitch_low_hz: float | None = Field(None, gt=0, description="5th percentile")
+    pitch_high_hz: float | None = Field(None, gt=0, description="95th percentile")
+    pitch_range_semitones: float | None = Field(None, ge=0, description="From the low to the high one")
+    pitch_contour_hz: list[float | None] | None = Field(None, description="Every 0.1 s; null where unvoiced")
+    loudness_lufs: float | None = Field(None, description="Integrated, ITU-R BS.1770")
+    loudness_deviation_db: float | None = Field(None, ge=0, description="Standard deviation over 0.4 s blocks")
+    peak_dbfs: float | None = Field(None, le=0.1, description="Highest sample")
+    clipped_share: Share = Field(0, description="Samples at full scale")
+    syllables_per_s: float | None = Field(None, ge=0, description="Syllable nuclei by speaking time")
+    words_per_minute: float | None = Field(None, ge=0, description="From the transcript, where the task has one")
+    pauses: int | None = Field(None, ge=0, description="Silences of 0.2 s or more between speech")
+    pause_share: Share | None = Field(None, description="Of the time from the first to the last speech")
+    longest_pause_s: float | None = Field(None, ge=0)
+    jitter_percent: float | None = Field(None, ge=0, description="Local: mean change of the period, by the period")
+    shimmer_percent: float | None = Field(None, ge=0, description="Local: mean change of the peak, by the peak")
+    missing: Missing = {}
+
+
+class Segment(Message):
+    """One segment of a transcript."""
+
+    kind: Literal["segment"] = "segment"
+    label: Label = "speech"
+    confidence: Confidence
+    text: str = Field(max_length=8192)
+    start: float = Field(description="Seconds since the epoch")
+    end: float = Field(description="Seconds since the epoch")
+    language: str = Field("", max_length=16, description="ISO 639-1, e.g. en")
+    language_confidence: Confidence | None = Field(None, description="Null where the language was given")
+    words: list[Word] = Field(default_factory=list, max_length=MOST_FOUND)
+
+
+_FINDINGS = ("detection", "classification", "face", "voice", "segment")
+
+
+def _kind(value: Any) -> str:
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    if kind is None and isinstance(value, dict):  # a sender from before there were kinds
+        return "detection" if "box" in value else "classification"
+    return kind if kind in _FINDINGS else "finding"
+
+
+Found = Annotated[
+    Annotated[Detection, Tag("detection")]
+    | Annotated[Classification, Tag("classification")]
+    | Annotated[Face, Tag("face")]
+    | Annotated[Voice, Tag("voice")]
+    | Annotated[Segment, Tag("segment")]
+    | Annotated[Finding, Tag("finding")],
+    Discriminator(_kind),
+]
+
+
 class Result(Message):
-    """What a model found in one frame (``inference.results.<Model>.<source>``)."""
+    """What a model found in one frame or one audio window (``inference.results.<Model>.<source>``)."""
 
     model: ModelName
     source: SourceName
     run: str
     seq: int = Field(ge=0)
-    frame_id: str
     timestamp: float
-    frame_url: str
-    result: list[Detection | Classification] = Field(max_length=MOST_FOUND)
+    result: list[Found] = Field(max_length=MOST_FOUND)
+    skipped: dict[str, int] = Field(
+        default_factory=dict, description="What was not looked at: how many, by reason"
+    )
     timing_ms: dict[str, float] = Field(description="queue, fetch, infer …, and latency: capture to result")
     delivery: Delivery = Delivery.LIVE
     stride: int = 1
     captured_at: float
-    width: int = Field(gt=0)
-    height: int = Field(gt=0)
     model_name: str = Field("", description="Weights that ran, e.g. yolox-nano")
     model_sha256: str = Field("", description="Checksum of the weights that ran")
     error: str | None = Field(None, description="Why there is no result, when the model could not give one")
+    medium: Medium = Medium.FRAME
+    frame_id: str = ""
+    frame_url: str = ""
+    width: int = Field(0, ge=0, description="Of the frame; 0 for audio")
+    height: int = Field(0, ge=0, description="Of the frame; 0 for audio")
     regions: list[Box] | None = Field(
         None, description="Boxes that were looked at, when the model follows another"
     )
+    audio_url: str = ""
+    duration: float = Field(0, ge=0, description="Seconds of the audio window; 0 for a frame")
+    overlap: float = Field(0, ge=0)
+    tail: float = Field(0, ge=0)
+    channel: int | None = Field(None, ge=0)
+
+    @classmethod
+    def of(cls, task: Task | AudioTask, **found: Any) -> Self:
+        """The result of a task: what identifies it, and what was found."""
+        if isinstance(task, Task):
+            about = _values(task, _FRAME_FIELDS) | {"medium": Medium.FRAME, "frame_url": task.url}
+        else:
+            about = _values(task, _AUDIO_FIELDS) | {"medium": Medium.AUDIO, "audio_url": task.url}
+        return cls(**_values(task, _SHARED_FIELDS), **about, **found)
+
+    def task(self, model: str, **more: Any) -> Task | AudioTask:
+        """A task about the same frame or window for another model."""
+        about = _values(self, _SHARED_FIELDS) | {"model": model, "bytes": 0}
+        if self.medium is Medium.FRAME:
+            return Task(**(about | _values(self, _FRAME_FIELDS) | {"url": self.frame_url} | more))
+        return AudioTask(**(about | _values(self, _AUDIO_FIELDS) | {"url": self.audio_url} | more))
 
     @property
     def task_key(self) -> str:
         """Identity of the task and of its result."""
         return f"{self.source}/{self.run}/{self.seq}/{self.model}"
+
+
+_SHARED_FIELDS = ("model", "source", "run", "seq", "timestamp", "captured_at", "delivery", "stride")
+_FRAME_FIELDS = ("frame_id", "width", "height", "regions")
+_AUDIO_FIELDS = ("duration", "overlap", "tail", "channel")
+
+
+def _values(message: Message, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(message, name) for name in names}
 
 
 class SourceState(Message):
@@ -147,6 +357,7 @@ class SourceState(Message):
     address: str = Field("", description="What is read, without passwords")
     delivery: Delivery = Delivery.LIVE
     frames: int = Field(0, ge=0, description="Frames captured in this run so far")
+    windows: int = Field(0, ge=0, description="Audio windows captured in this run so far")
     corrupt: int = Field(0, ge=0, description="Packets that could not be decoded")
     reason: str = ""
     timestamp: float
@@ -219,13 +430,16 @@ class Heartbeat(Message):
     started: float
     version: str
     model: str | None = Field(None, description="Weights that are loaded, for model workers")
+    takes: Medium = Field(Medium.FRAME, description="What a model worker wants tasks about")
     detail: dict[str, Any] = Field(default_factory=dict)
 
 
 WIRE: tuple[type[Message], ...] = (
     Frame,
+    AudioWindow,
     Captured,
     Task,
+    AudioTask,
     Result,
     SourceState,
     Event,

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from framemesh import __version__
 from framemesh.bus import Bus
-from framemesh.errors import FramemeshError, mendable
+from framemesh.errors import FramemeshError, StartAgain, inside, mendable
 from framemesh.health import Health
 from framemesh.messages import Heartbeat
 from framemesh.registry import Registry
@@ -117,6 +117,9 @@ async def _serve(service: type[Service[Any]], settings: Settings) -> int:
         if found := mendable(error):
             log.error("%s", found)
             return EXIT_CONFIG
+        if again := inside(error, StartAgain):
+            log.error("%s; ending, to be started again", again)
+            return EXIT_FAILED
         log.exception("%s failed", service.kind)
         return EXIT_FAILED
     return 0

@@ -1,4 +1,4 @@
-"""The node's spool: a bounded folder, on tmpfs where there is one, that holds frames until they are stored.
+"""The node's spool: a bounded folder, on tmpfs where there is one, for frames and sound until they are stored.
 
 Every entry carries its own metadata, so the uploader can go on from the folder alone.
 """
@@ -14,35 +14,38 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from framemesh.messages import Frame
+from framemesh.messages import AudioWindow, Frame
 
 _HEAD = struct.Struct(">4sI")
 _MAGIC = b"FMS1"
-_SUFFIX = ".frame"
 ABANDONED_SECONDS = 60.0
+
+Claim = Frame | AudioWindow
+"""What an entry holds."""
+_SUFFIXES: dict[str, type[Frame] | type[AudioWindow]] = {".frame": Frame, ".audio": AudioWindow}
 
 
 class SpoolError(Exception):
     """An entry that is none: cut short, or written by somebody else."""
 
 
-def pack(frame: Frame, jpeg: bytes) -> bytes:
-    """An entry: magic, length of the metadata, metadata as JSON, JPEG."""
-    meta = frame.model_dump_json().encode()
-    return _HEAD.pack(_MAGIC, len(meta)) + meta + jpeg
+def pack(claim: Claim, data: bytes) -> bytes:
+    """An entry: magic, length of the metadata, metadata as JSON, JPEG or WAV."""
+    meta = claim.model_dump_json().encode()
+    return _HEAD.pack(_MAGIC, len(meta)) + meta + data
 
 
-def unpack(data: bytes) -> tuple[Frame, bytes]:
+def unpack(entry: bytes, kind: type[Frame] | type[AudioWindow] = Frame) -> tuple[Claim, bytes]:
     """The inverse of ``pack``. Raises SpoolError."""
     try:
-        magic, length = _HEAD.unpack_from(data)
-        frame = Frame.model_validate_json(data[_HEAD.size : _HEAD.size + length])
+        magic, length = _HEAD.unpack_from(entry)
+        claim = kind.model_validate_json(entry[_HEAD.size : _HEAD.size + length])
     except (struct.error, ValidationError) as error:
         raise SpoolError(f"not a spool entry: {error}") from error
-    jpeg = data[_HEAD.size + length :]
-    if magic != _MAGIC or len(jpeg) != frame.bytes:
-        raise SpoolError(f"not a whole spool entry: {len(jpeg)} of {frame.bytes} bytes")
-    return frame, jpeg
+    data = entry[_HEAD.size + length :]
+    if magic != _MAGIC or len(data) != claim.bytes:
+        raise SpoolError(f"not a whole spool entry: {len(data)} of {claim.bytes} bytes")
+    return claim, data
 
 
 class Spool:
@@ -58,31 +61,33 @@ class Spool:
             if time.time() - part.stat().st_mtime > ABANDONED_SECONDS:
                 part.unlink(missing_ok=True)
 
-    def write(self, frame: Frame, jpeg: bytes) -> str:
+    def write(self, claim: Claim, data: bytes) -> str:
         """Add an entry and return its name. It appears whole or not at all. Raises OSError."""
-        name = f"{frame.source}.{frame.run}.{frame.seq:012d}{_SUFFIX}"
+        suffix = next(suffix for suffix, kind in _SUFFIXES.items() if isinstance(claim, kind))
+        name = f"{claim.source}.{claim.run}.{claim.seq:012d}{suffix}"
         part = self.folder / f".{name}.part"
-        entry = pack(frame, jpeg)
+        entry = pack(claim, data)
         part.write_bytes(entry)
         part.rename(self.folder / name)
         self._size += len(entry)
         return name
 
-    def read(self, name: str) -> tuple[Frame, bytes]:
+    def read(self, name: str) -> tuple[Claim, bytes]:
         """Read an entry. Raises FileNotFoundError, SpoolError."""
-        return unpack((self.folder / Path(name).name).read_bytes())
+        path = self.folder / Path(name).name
+        return unpack(path.read_bytes(), _SUFFIXES.get(path.suffix, Frame))
 
     def remove(self, name: str) -> None:
         """Remove an entry; one that is not there is no error."""
         (self.folder / Path(name).name).unlink(missing_ok=True)
 
     def names(self, *, older_than: float = 0.0) -> list[str]:
-        """Entries that have lain here for ``older_than`` seconds, oldest frames of each run first."""
+        """Entries that have lain here for ``older_than`` seconds, the oldest of each run first."""
         now = time.time()
         return sorted(entry.name for entry in self._entries() if now - _written_at(entry) >= older_than)
 
     def latest(self, source: str) -> float:
-        """Time of a source's newest frame here, 0 for none."""
+        """Time of what is newest here of a source, 0 for nothing."""
         latest = 0.0
         for name in self.names():
             if name.startswith(f"{source}."):
@@ -100,7 +105,7 @@ class Spool:
 
     def _entries(self) -> Iterator[os.DirEntry[str]]:
         with os.scandir(self.folder) as entries:
-            yield from (entry for entry in entries if entry.name.endswith(_SUFFIX))
+            yield from (entry for entry in entries if entry.name.endswith(tuple(_SUFFIXES)))
 
 
 def _written_at(entry: os.DirEntry[str]) -> float:

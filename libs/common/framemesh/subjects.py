@@ -15,6 +15,8 @@ from nats.js.api import (
     StreamConfig,
 )
 
+from framemesh.messages import Medium
+
 MINUTE = 60.0
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
@@ -25,6 +27,9 @@ MESH_DELIVERIES = 50
 """For what only the mesh itself handles: a redelivery means that a service was killed, not that a frame is bad."""
 
 LOSSLESS_QUEUE = "lossless"
+AUDIO_TOPIC = "audio-stream"
+WAITING_WINDOWS = 24
+"""Live audio windows of one source that wait for a model: a word that is dropped is missed, unlike a frame."""
 
 RESULTS_FEED = "inference.results"
 """A plain subscriber of this subject receives every result."""
@@ -43,6 +48,11 @@ def captured(node: str) -> str:
 def frames(topic: str, source: str) -> str:
     """Subject of a source's claim checks; ``topic`` is the setting ``topic_stream``."""
     return f"{topic}.{source}"
+
+
+def audio(source: str) -> str:
+    """Subject of a source's audio windows."""
+    return f"{AUDIO_TOPIC}.{source}"
 
 
 def tasks(model: str, source: str, *, lossless: bool) -> str:
@@ -158,15 +168,31 @@ def frames_stream(topic: str, ttl: float) -> Stream:
     )
 
 
-def task_streams(model: str) -> tuple[Stream, Stream]:
-    """A model's live queue (newest frame of each source) and its lossless queue (bounded, pushes back)."""
+def audio_stream(ttl: float) -> Stream:
+    """Claim checks of audio windows, kept as long as the windows themselves (``ttl`` seconds)."""
+    return Stream(
+        StreamConfig(
+            name="AUDIO",
+            description="One claim check an audio window",
+            subjects=[audio("*")],
+            storage=StorageType.FILE,
+            max_age=ttl,
+            max_bytes=64 * MIB,
+            allow_direct=True,
+        )
+    )
+
+
+def task_streams(model: str, medium: Medium = Medium.FRAME) -> tuple[Stream, Stream]:
+    """A model's live queue (newest of each source) and its lossless queue (bounded, pushes back)."""
+    most, kept = (1, "the newest frame") if medium is Medium.FRAME else (WAITING_WINDOWS, "the newest windows")
     live = StreamConfig(
         name=task_stream(model, lossless=False),
-        description=f"Live tasks of {model}: the newest frame of every source",
+        description=f"Live tasks of {model}: {kept} of every source",
         subjects=[tasks(model, "*", lossless=False)],
         retention=RetentionPolicy.WORK_QUEUE,
         storage=StorageType.MEMORY,
-        max_msgs_per_subject=1,
+        max_msgs_per_subject=most,
         discard=DiscardPolicy.OLD,
         max_bytes=32 * MIB,
         metadata={"framemesh.role": "tasks"},
@@ -248,7 +274,7 @@ def uploader_consumer(node: str) -> Consumer:
 
 
 def router_consumer(stream: Stream) -> Consumer:
-    """Every stored frame, shared by all routers."""
+    """Every stored frame, or every audio window, shared by all routers."""
     return _consumer(stream, "router", ack_wait=10)
 
 
@@ -257,9 +283,9 @@ def follower_consumer(model: str) -> Consumer:
     return _consumer(RESULTS, f"router-{model}", ack_wait=10, filter_subject=results(model, "*"))
 
 
-def worker_consumers(model: str) -> tuple[Consumer, Consumer]:
+def worker_consumers(model: str, medium: Medium = Medium.FRAME) -> tuple[Consumer, Consumer]:
     """A model's live and lossless tasks, shared by all of its workers."""
-    live, lossless = task_streams(model)
+    live, lossless = task_streams(model, medium)
     most = WORKER_DELIVERIES
     return (
         _consumer(live, "workers", ack_wait=10, max_deliveries=most),

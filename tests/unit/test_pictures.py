@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import contextlib
 import io
+import struct
 
-import av
+import cv2
 import numpy as np
 import pytest
 import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image as PILImage
 
 from framemesh.bus import Reject
-from framemesh.inference import Found, Image, _scaled, crops, decode
-from framemesh.messages import Box, Classification, Detection, Task
+from framemesh.messages import Box, Classification, Detection, Found, Task
+from framemesh.pictures import Image, crops, decode, scaled
 from tests import samples
 
 
@@ -78,17 +81,6 @@ def test_a_smaller_picture_is_the_same_picture(min_size: int) -> None:
     assert np.abs(image.astype(int) - gradient(image.shape[1], image.shape[0])).mean() < 5
 
 
-def png() -> bytes:
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="image2pipe") as out:
-        stream = out.add_stream("png")
-        stream.width, stream.height, stream.pix_fmt = 8, 8, "rgb24"
-        frame = av.VideoFrame.from_ndarray(np.zeros((8, 8, 3), np.uint8), format="rgb24")
-        out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
-    return buffer.getvalue()
-
-
 GARBAGE = {
     "nothing": b"",
     "text": b"404 page not found",
@@ -96,7 +88,7 @@ GARBAGE = {
     "a head alone": b"\xff\xd8\xff\xe0",
     "half": jpeg(640, 480)[:5000],
     "without its end": jpeg(640, 480)[:-2],
-    "a PNG": png(),
+    "half a PNG": cv2.imencode(".png", gradient(64, 48))[1].tobytes()[:500],
 }
 
 
@@ -177,12 +169,12 @@ def test_every_region_has_a_crop_of_its_own(boxes: list[Box], factor: int) -> No
 
 def test_a_class_has_no_place() -> None:
     tabby = Classification(label="tabby", class_id=281, confidence=0.5)
-    assert _scaled(tabby, 2, 2, 10, 10) is tabby
+    assert scaled(tabby, 2, 2, 10, 10) is tabby
 
 
 def test_a_box_at_full_size_stays_as_it_is() -> None:
     found = person((1, 2, 3, 4))
-    assert _scaled(found, 1, 1, 0, 0) is found
+    assert scaled(found, 1, 1, 0, 0) is found
 
 
 @pytest.mark.parametrize(
@@ -195,7 +187,7 @@ def test_a_box_at_full_size_stays_as_it_is() -> None:
     ],
 )
 def test_a_box_is_scaled_then_moved(scale: tuple[float, float], corner: tuple[float, float], box: Box) -> None:
-    found: Found = _scaled(person((1, 2, 3, 4)), *scale, *corner)
+    found: Found = scaled(person((1, 2, 3, 4)), *scale, *corner)
     assert found == person(box)
 
 
@@ -214,7 +206,87 @@ def test_what_fills_a_crop_lies_where_the_crop_was(
     assert cut is not None
     height, width = crop.shape[:2]
     x1, y1, x2, y2 = cut
-    found = _scaled(person((0, 0, width, height)), (x2 - x1) / width, (y2 - y1) / height, x1, y1)
+    found = scaled(person((0, 0, width, height)), (x2 - x1) / width, (y2 - y1) / height, x1, y1)
     assert isinstance(found, Detection)
     inside = (max(0, region[0]), max(0, region[1]), region[2], region[3])
     assert found.box == pytest.approx(inside, abs=factor)
+
+
+# -- pictures that others send ------------------------------------------------------------------------
+
+
+def coloured(height: int = 80, width: int = 120) -> Image:
+    """Red above, blue below: which way is up can be seen."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[: height // 2] = (0, 0, 255)
+    image[height // 2 :] = (255, 0, 0)
+    return image
+
+
+def with_exif(jpeg: bytes, orientation: int, order: str = "big") -> bytes:
+    number = {"big": ">", "little": "<"}[order]
+    entry = struct.pack(f"{number}HHIHH", 0x0112, 3, 1, orientation, 0)
+    tiff = {"big": b"MM", "little": b"II"}[order] + struct.pack(f"{number}HIH", 42, 8, 1) + entry + b"\0" * 4
+    body = b"Exif\0\0" + tiff
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]
+
+
+def cmyk_jpeg(size: tuple[int, int]) -> bytes:
+    made = io.BytesIO()
+    PILImage.new("CMYK", size, (0, 255, 255, 0)).save(made, "JPEG")
+    return made.getvalue()
+
+
+@pytest.mark.parametrize("order", ["big", "little"])
+@pytest.mark.parametrize(("orientation", "place"), [(1, "top"), (3, "bottom"), (6, "right"), (8, "left")])
+def test_a_picture_is_turned_upright_by_its_exif(orientation: int, place: str, order: str) -> None:
+    made = with_exif(simplejpeg.encode_jpeg(coloured(), colorspace="BGR"), orientation, order)
+    image = decode(made)
+    size = (80, 120) if orientation in {1, 3} else (120, 80)
+    assert image.shape[:2] == size
+    red = image[..., 2] > 128
+    where = {"top": red[:30], "bottom": red[-30:], "right": red[:, -30:], "left": red[:, :30]}
+    assert where[place].all() and red.mean() < 0.6
+    assert decode(made, claimed=size).shape[:2] == size
+    if size != (80, 120):
+        with pytest.raises(Reject, match="80x120 pixels upright, but its claim says 120x80"):
+            decode(made, claimed=(80, 120))
+
+
+def test_a_cmyk_picture_is_decoded() -> None:
+    image = decode(cmyk_jpeg((64, 48)))
+    assert image.shape == (48, 64, 3)
+    blue, green, red = image.reshape(-1, 3).mean(axis=0)
+    assert red > 200 and blue < 80 and green < 80
+
+
+def test_a_picture_with_alpha_is_decoded() -> None:
+    made = cv2.imencode(".png", np.dstack([coloured(), np.full((80, 120), 7, np.uint8)]))[1].tobytes()
+    assert np.array_equal(decode(made, 16, (80, 120)), coloured())
+
+
+def test_a_very_wide_picture() -> None:
+    made = simplejpeg.encode_jpeg(np.zeros((10, 20_000, 3), np.uint8), colorspace="BGR")
+    assert decode(made).shape == (10, 20_000, 3)
+    with pytest.raises(Reject, match="20000x4000 pixels; at most"):
+        decode(simplejpeg.encode_jpeg(np.zeros((4000, 20_000, 3), np.uint8), colorspace="BGR"))
+
+
+def test_a_png_that_claims_gigabytes_is_rejected_unread() -> None:
+    head = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 60_000, 60_000, 8, 2, 0, 0, 0)
+    with pytest.raises(Reject, match="60000x60000"):
+        decode(head)
+
+
+@given(st.binary(max_size=200))
+def test_no_exif_crashes_the_decoder(tail: bytes) -> None:
+    made = simplejpeg.encode_jpeg(coloured(), colorspace="BGR")
+    body = b"Exif\0\0" + tail
+    with contextlib.suppress(Reject):
+        decode(made[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + made[2:])
+
+
+@given(st.binary(max_size=300))
+def test_no_png_crashes_the_decoder(tail: bytes) -> None:
+    with contextlib.suppress(Reject):
+        decode(b"\x89PNG\r\n\x1a\n" + tail)
