@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -28,6 +28,8 @@ class ClassificationInference(ModelWorker[ClassificationSettings]):
 
     kind = "ClassificationInference"
     settings_type = ClassificationSettings
+    choices: ClassVar = {"squeezenet": ("squeezenet", "squeezenet-labels")}
+    chosen_by = "classification_model"
     min_size = 256
 
     def load(self) -> None:
@@ -44,6 +46,7 @@ class ClassificationInference(ModelWorker[ClassificationSettings]):
             confidence=settings.classification_confidence,
             providers=settings.onnx_providers or None,
         )
+        self.provider = self._classifier.model.provider
 
     def preprocess(self, image: Image) -> Any:
         """As the classifier wants it."""

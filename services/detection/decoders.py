@@ -31,6 +31,11 @@ class Detector(ABC):
     needs_weights: ClassVar[bool] = True
     confidence: float
 
+    @property
+    def provider(self) -> str:
+        """What it runs on, as ONNX Runtime names it; ``cpu`` without it."""
+        return "cpu"
+
     @abstractmethod
     def __init__(
         self,
@@ -55,6 +60,11 @@ class Detector(ABC):
 
 class _OnnxDetector(Detector):
     model: Model
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that ONNX Runtime chose."""
+        return self.model.provider
 
     def infer(self, tensors: list[Tensor]) -> list[Tensor]:
         """Run the model once a tensor: these files have a fixed batch of one."""

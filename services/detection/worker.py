@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -31,6 +31,13 @@ class DetectionInference(ModelWorker[DetectionSettings]):
 
     kind = "DetectionInference"
     settings_type = DetectionSettings
+    choices: ClassVar = {
+        "yolox-nano": ("yolox-nano",),
+        "fastestdet": ("fastestdet",),
+        "people-hog": (),
+        "face-haar": (),
+    }
+    chosen_by = "detection_model"
     min_size = 416
 
     def load(self) -> None:
@@ -48,6 +55,7 @@ class DetectionInference(ModelWorker[DetectionSettings]):
             settings.detection_confidence,
             settings.onnx_providers or None,
         )
+        self.provider = self._detector.provider
 
     def preprocess(self, image: Image) -> Any:
         """As the detector wants it."""

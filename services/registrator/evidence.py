@@ -25,7 +25,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from av.video.stream import VideoStream
 
 from framemesh.errors import FramemeshError
-from framemesh.messages import Box, Classification, Detection
+from framemesh.messages import Box, Detection, Face, Found
 
 # A frame that is late by less than this part of a frame's time is on time: epoch seconds carry rounding.
 ON_TIME = 1e-3
@@ -308,7 +308,7 @@ class Pen:
         return text
 
 
-def draw(jpeg: bytes, detections: Sequence[Detection | Classification], title: str) -> bytes:
+def draw(jpeg: bytes, detections: Sequence[Found], title: str) -> bytes:
     """The JPEG again with boxes and labels; classes of the whole picture and `title` stand in a corner.
 
     Raises EvidenceError when the JPEG cannot be decoded.
@@ -319,10 +319,12 @@ def draw(jpeg: bytes, detections: Sequence[Detection | Classification], title: s
         raise EvidenceError(f"the frame cannot be decoded: {error}") from error
     pen = Pen(picture.shape[1], picture.shape[0])
     ranked = sorted(detections, key=lambda found: -found.confidence)
-    boxed = [(found, corners(found.box, pen)) for found in ranked if isinstance(found, Detection)]
+    boxed = [(found, corners(found.box, pen)) for found in ranked if isinstance(found, Detection | Face)]
     for found, box in reversed(boxed):
         frame_box(picture, box, colour_of(found.label), pen)
-    taken = write_corner(picture, [found for found in ranked if isinstance(found, Classification)], title, pen)
+    taken = write_corner(
+        picture, [found for found in ranked if not isinstance(found, Detection | Face)], title, pen
+    )
     for found, box in boxed:
         text = pen.shorten(caption(found))
         taken.append(free_place(box, pen.length(text), taken, pen))
@@ -352,7 +354,7 @@ def plain(text: str) -> str:
     return "".join(part if " " <= part <= "~" else "?" for part in kept)
 
 
-def caption(found: Detection | Classification) -> str:
+def caption(found: Found) -> str:
     """Label and confidence, as drawn."""
     return f"{plain(found.label)} {found.confidence:.0%}"
 
@@ -396,7 +398,7 @@ def write(picture: Picture, text: str, bar: Rect, colour: Colour, pen: Pen) -> N
     cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, pen.font, ink_on(colour), pen.stroke, cv2.LINE_AA)
 
 
-def write_corner(picture: Picture, classes: Sequence[Classification], title: str, pen: Pen) -> list[Rect]:
+def write_corner(picture: Picture, classes: Sequence[Found], title: str, pen: Pen) -> list[Rect]:
     """Write the title at the lower left with the best classes above it; returns the bars."""
     room = max(0, pen.height // 2 // pen.bar)
     lines = [(plain(title), (32, 32, 32))] if title else []

@@ -19,6 +19,7 @@ from framemesh.blobs import BlobError, BlobMissing, BlobStore
 from framemesh.bus import Bus
 from framemesh.messages import Event, Frame, SourceState
 from framemesh.timeline import between, thinned
+from services.registrator.blur import FaceBlur
 from services.registrator.bucket import Bucket, BucketError
 from services.registrator.evidence import EvidenceError, VideoWriter, draw
 from services.registrator.rules import Rule
@@ -33,6 +34,8 @@ FPS = 10
 NICE = 15
 FETCH = 8
 POST_ROLL_PATIENCE = 15.0
+HEARD_SECONDS = 5.0
+"""How far from a sound its picture may be."""
 UPLOAD_PATIENCE = 300.0
 
 
@@ -53,6 +56,7 @@ class Proofs:
         self._stream = subjects.frames_stream(settings.topic_stream, settings.frame_ttl).name
         self._turn = asyncio.Semaphore(1)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="evidence", initializer=_give_way)
+        self._blur = FaceBlur(settings.blur_model) if settings.blur_faces else None
 
     async def close(self) -> None:
         """Close the store's connections."""
@@ -93,16 +97,33 @@ class Proofs:
         return bool(state and state.message.state != "started")
 
     async def _picture(self, event: Event, path: Path) -> Path:
+        url = event.message.frame_url or await self._frame_at(event.source, event.message.timestamp)
         try:
-            jpeg = await self._blobs.get_patiently(event.message.frame_url)
+            jpeg = await self._blobs.get_patiently(url)
         except (BlobMissing, BlobError) as error:
             raise EvidenceError(f"the best frame cannot be read: {error}") from error
+        jpeg = await self._hidden(event.message.timestamp, jpeg, anew=True)
         title = f"{event.source} {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(event.message.timestamp))} UTC"
         drawn = await self._aside(draw, jpeg, event.message.result, title)
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         part.write_bytes(drawn)
         part.replace(path)
         return path
+
+    async def _frame_at(self, source: str, timestamp: float) -> str:
+        """Where the frame lies that was seen when something was heard."""
+        subject = subjects.frames(self._settings.topic_stream, source)
+        async for frame in between(self._bus, self._stream, subject, timestamp, timestamp + HEARD_SECONDS):
+            return frame.url
+        raise EvidenceError("it was heard, and there are no pictures of it")
+
+    async def _hidden(self, timestamp: float, jpeg: bytes, *, anew: bool = False) -> bytes:
+        """The JPEG as it may be shown."""
+        if self._blur is None:
+            return jpeg
+        if anew:
+            self._blur.forget()
+        return await self._aside(self._blur, timestamp, jpeg)
 
     async def _video(self, event: Event, rule: Rule, path: Path) -> Path:
         subject = subjects.frames(self._settings.topic_stream, event.source)
@@ -111,7 +132,7 @@ class Proofs:
         )
         with VideoWriter(path, FPS, encoder=self._settings.video_encoder or None) as writer:
             async for timestamp, jpeg in self._fetched(thinned(frames, FPS)):
-                await self._aside(writer.add, timestamp, jpeg)
+                await self._aside(writer.add, timestamp, await self._hidden(timestamp, jpeg))
             await self._aside(writer.finish)
         return path
 

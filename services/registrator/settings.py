@@ -30,6 +30,9 @@ class RegistratorSettings(Settings):
         "", description="H.264 encoder of FFmpeg; empty: libopenh264 where there is one, else libx264"
     )
 
+    blur_faces: bool = Field(False, description="Hide faces in the evidence; frames in SeaweedFS stay as they are")
+    blur_model: str = Field("yunet", description="Weights of the face detector that finds them, by name or path")
+
     @field_validator("event_rules")
     @classmethod
     def _names_differ(cls, rules: list[Rule]) -> list[Rule]:

@@ -14,19 +14,29 @@ from pydantic import ValidationError
 from framemesh import schemas, subjects
 from framemesh.messages import (
     WIRE,
+    AudioTask,
+    AudioWindow,
     Captured,
     Classification,
     DeadLetter,
     Detection,
     Event,
     EventState,
+    Face,
+    Finding,
     Frame,
+    Gaze,
+    HeadPose,
     Heartbeat,
+    Medium,
     Message,
     Result,
+    Segment,
     SourceState,
     Task,
     Transition,
+    Voice,
+    Word,
 )
 from framemesh.subjects import Stream
 
@@ -47,6 +57,35 @@ FRAME: Node = {
     "bytes": 1234,
     "captured_at": 1_700_000_000.5,
 }
+AUDIO: Node = {
+    "source": "door",
+    "run": "r1",
+    "seq": 1,
+    "url": "http://127.0.0.1:8080/3,02",
+    "timestamp": 1_700_000_000.25,
+    "bytes": 160_044,
+    "captured_at": 1_700_000_005.5,
+    "duration": 5.0,
+    "overlap": 0.5,
+    "channel": 1,
+}
+FACE = Face(
+    confidence=0.75,
+    box=(1, 2, 3, 4),
+    points=[(1, 2)] * 5,
+    landmarks=[(1, 2)] * 66,
+    expressions={"happy": 1.0},
+    pose=HeadPose(yaw=1, pitch=2, roll=3),
+    gaze=Gaze(yaw=0, pitch=0, eye_contact=True),
+    missing={"smile": "the face is too small"},
+)
+VOICE = Voice(
+    label="speech", confidence=0.5, duration_s=5, speech_s=3, speech_share=0.6, speech=[(1.5, 2.5)],
+    pitch_contour_hz=[120.0, None],
+)  # fmt: skip
+SEGMENT = Segment(
+    confidence=0.5, text="ask not", start=1, end=2, words=[Word(text="ask", start=1, end=1.5, confidence=0.5)]
+)
 RESULT = Result(
     model="DetectionInference",
     source="door",
@@ -58,7 +97,12 @@ RESULT = Result(
     result=[
         Detection(label="person", class_id=0, confidence=0.75, box=(1, 2, 3, 4.5)),
         Classification(label="tabby", class_id=281, confidence=1, region=0),
+        FACE,
+        VOICE,
+        SEGMENT,
+        Finding(kind="brightness", label="dark", data={"mean": 12.5}),
     ],
+    skipped={"small": 2},
     timing_ms={"infer": 1.25},
     captured_at=1.25,
     width=640,
@@ -67,8 +111,10 @@ RESULT = Result(
 )
 MESSAGES: tuple[Message, ...] = (
     Frame(**FRAME),
-    Captured(entries=["door.r1.000000000007.frame"]),
+    AudioWindow(**AUDIO),
+    Captured(entries=["door.r1.000000000007.frame", "door.r1.000000000001.audio"]),
     Task(**FRAME, model="DetectionInference", stride=2, regions=[(0, 0, 10, 10)]),
+    AudioTask(**AUDIO, model="VoiceInference", words=[Word(text="ask", start=1.5, end=1.75, confidence=0.5)]),
     RESULT,
     SourceState(source="door", run="r1", state="ended", frames=8, timestamp=2.5),
     Event(
@@ -139,6 +185,17 @@ def _any_of(value: Any, wanted: list[Node], root: Node, path: str) -> Iterator[s
         yield f"{path}: {value!r} is none of the alternatives"
 
 
+def _one_of(value: Any, wanted: list[Node], root: Node, path: str) -> Iterator[str]:
+    fitting = sum(not list(problems(value, schema, root, path)) for schema in wanted)
+    if fitting != 1:
+        yield f"{path}: {value!r} is {fitting} of the alternatives"
+
+
+def _not(value: Any, wanted: Node, root: Node, path: str) -> Iterator[str]:
+    if not list(problems(value, wanted, root, path)):
+        yield f"{path}: {value!r} is what it must not be"
+
+
 def _properties(value: Any, wanted: dict[str, Node], root: Node, path: str) -> Iterator[str]:
     for name, schema in wanted.items():
         if isinstance(value, dict) and name in value:
@@ -177,6 +234,8 @@ CHECKS: dict[str, Any] = {
     "type": _type,
     "$ref": _ref,
     "anyOf": _any_of,
+    "oneOf": _one_of,
+    "not": _not,
     "properties": _properties,
     "additionalProperties": _additional,
     "items": _items,
@@ -284,7 +343,7 @@ def test_the_schema_and_the_model_refuse_alike(message: Message) -> None:
 )
 def test_the_schema_of_a_task_refuses(change: Node, path: str) -> None:
     schema = schema_file(Task)
-    task = json.loads(MESSAGES[2].model_dump_json()) | change
+    task = json.loads(next(each for each in MESSAGES if type(each) is Task).model_dump_json()) | change
     assert [problem.partition(":")[0] for problem in problems(task, schema, schema)] == [path]
 
 
@@ -326,14 +385,23 @@ def test_the_services_are_those_of_the_house() -> None:
 
 def all_streams() -> list[Stream]:
     declared = [value for value in vars(subjects).values() if isinstance(value, Stream)]
-    return [*declared, subjects.frames_stream("frames-stream", 900), *subjects.task_streams("{model}")]
+    tasks = [stream for medium in Medium for stream in subjects.task_streams("{model}", medium)]
+    return [*declared, subjects.frames_stream("frames-stream", 900), subjects.audio_stream(900), *tasks]
 
 
 @pytest.mark.parametrize("stream", all_streams(), ids=lambda stream: stream.name)
 def test_every_subject_of_every_stream_has_a_channel(stream: Stream) -> None:
     kept = [node for node in document()["channels"].values() if "x-jetstream" in node]
     for subject in stream.config.subjects or []:
-        (channel,) = [node for node in kept if subject in node["x-jetstream"]["subjects"]]
+        most = (
+            max(stream.config.max_msgs_per_subject or 0, 0) or None
+        )  # the queues of models that look and of those that listen differ
+        channel, *_ = [
+            node
+            for node in kept
+            if subject in node["x-jetstream"]["subjects"]
+            and node["x-jetstream"].get("max_messages_per_subject") == most
+        ]
         assert channel["x-jetstream"]["stream"] == stream.name
         assert f"`{stream.name}`" in channel["description"]
         tokens = [

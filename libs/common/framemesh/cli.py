@@ -11,22 +11,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from nats.aio.msg import Msg
-from platformdirs import user_data_path
 from pydantic import ValidationError
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress as Bar
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from framemesh import __version__, assets_cli, subjects
+from framemesh import __version__, assets_cli, models_cli, subjects, worker_cli
 from framemesh.bus import Bus
 from framemesh.demo import Demo, Plan, Progress, evidence_of
 from framemesh.demo import plan as make_plan
@@ -37,8 +35,19 @@ from framemesh.mesh import LogFiles, Mesh, remove_data, running, service_names
 from framemesh.messages import Event
 from framemesh.registry import Registry
 from framemesh.registry import connect as connect_redis
-from framemesh.settings import Settings, given_names, load
+from framemesh.settings import Settings
 from framemesh.telemetry import configure_logging, redact
+from framemesh.terminal import (
+    DataOption,
+    clients,
+    data_folder,
+    err,
+    mesh_environment,
+    mesh_settings,
+    out,
+    run_until,
+    unsaid,
+)
 
 app = typer.Typer(
     help="Turn cameras and videos into events with evidence, on a mesh of small services.\n\n"
@@ -50,15 +59,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(assets_cli.app, name="assets")
-INTERRUPT_AGAIN = 0.5
-
-err = Console(stderr=True, soft_wrap=True, highlight=False)
-out = Console(soft_wrap=True, highlight=False)
-
-DataOption = Annotated[
-    Path | None,
-    typer.Option("--data", help="Folder of the servers' data, logs and evidence.", envvar="FRAMEMESH_DATA"),
-]
+app.add_typer(models_cli.app, name="models")
+app.command()(worker_cli.worker)
 
 
 class Pace(StrEnum):
@@ -86,33 +88,6 @@ def main() -> NoReturn:
         err.print("stopped")
         sys.exit(130)
     sys.exit(0)
-
-
-def _run(work: Coroutine[Any, Any, Any], ending: Callable[[], bool] = lambda: False) -> Any:
-    """Run ``work``; SIGTERM ends it in order, as Ctrl-C does. ``ending`` says whether it has heard."""
-
-    async def guarded() -> Any:
-        task = asyncio.ensure_future(work)
-        loop = asyncio.get_running_loop()
-
-        def interrupt() -> None:
-            if not task.done() and not ending():
-                task.cancel()
-                # A library in the middle of something may swallow the first one.
-                loop.call_later(INTERRUPT_AGAIN, interrupt)
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, interrupt)
-        try:
-            return await task
-        except asyncio.CancelledError:
-            raise KeyboardInterrupt from None
-
-    return asyncio.run(guarded())
-
-
-def _data(data: Path | None) -> Path:
-    return data or user_data_path("framemesh")
 
 
 # -- demo -------------------------------------------------------------------------------------------
@@ -160,7 +135,7 @@ def demo(
     if chosen.notice:
         err.print(chosen.notice)
     meshes: list[Mesh] = []
-    summary = _run(_demo(chosen, keep, meshes), lambda: any(mesh.stopping for mesh in meshes))
+    summary = run_until(_demo(chosen, keep, meshes), lambda: any(mesh.stopping for mesh in meshes))
     if as_json:
         typer.echo(json.dumps(summary))
     else:
@@ -288,7 +263,7 @@ def up(
         "nats": nats_port, "redis": redis_port, "master": master_port,
         "volume": volume_port, "filer": filer_port, "s3": s3_port,
     }  # fmt: skip
-    folder = _data(data)
+    folder = data_folder(data)
     if detach:
         _detach(folder, source or [])
         return
@@ -297,7 +272,7 @@ def up(
     try:
         meshes: list[Mesh] = []
         work = _up(folder, {k: v for k, v in ports.items() if v}, names, detection_workers, source or [], meshes)
-        _run(work, lambda: any(mesh.stopping for mesh in meshes))
+        run_until(work, lambda: any(mesh.stopping for mesh in meshes))
     except KeyboardInterrupt:
         err.print("stopped; nothing is left running")
 
@@ -392,7 +367,7 @@ def _last_line(log: Path) -> str:
 @app.command()
 def down(data: DataOption = None) -> None:
     """Stop a mesh that `framemesh up` started, in order. Its data stays."""
-    folder = _data(data)
+    folder = data_folder(data)
     state = running(folder)
     if not state:
         raise FramemeshError(f"no mesh is running in {folder}")
@@ -410,7 +385,7 @@ def status(
     data: DataOption = None, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False
 ) -> None:
     """Show the services that are alive, the streams with their depth, and the servers' addresses."""
-    report = _run(_status(_settings(data)))
+    report = run_until(_status(mesh_settings(data)))
     if as_json:
         typer.echo(json.dumps(report))
         return
@@ -427,7 +402,7 @@ def status(
 
 
 async def _status(settings: Settings) -> dict[str, Any]:
-    bus, registry = await _clients(settings)
+    bus, registry = await clients(settings)
     try:
         beats = await registry.alive()
         streams = await bus.jetstream.streams_info()
@@ -475,7 +450,7 @@ def run(
     It finds the servers of a mesh that `framemesh up` started, unless the settings name others.
     """
     _refuse_unknown([service])
-    environment = dict(os.environ) | _unsaid(_mesh_environment(_data(data)))
+    environment = dict(os.environ) | unsaid(mesh_environment(data_folder(data)))
     os.execve(sys.executable, [sys.executable, "-m", f"services.{service}"], environment)
 
 
@@ -490,11 +465,11 @@ def events(
     ] = False,
 ) -> None:
     """List events by time, and with --follow every step of every event as it happens."""
-    _run(_events(_settings(data), follow=follow, as_json=as_json, limit=limit, rebuild=rebuild))
+    run_until(_events(mesh_settings(data), follow=follow, as_json=as_json, limit=limit, rebuild=rebuild))
 
 
 async def _events(settings: Settings, *, follow: bool, as_json: bool, limit: int, rebuild: bool) -> None:
-    bus, registry = await _clients(settings)
+    bus, registry = await clients(settings)
     store = EventStore(registry.redis)
     try:
         if rebuild:
@@ -540,11 +515,11 @@ def results(
     ] = False,
 ) -> None:
     """Print results, one JSON object a line: those that are kept, and with --follow new ones as they come."""
-    _run(_results(_settings(data), follow=follow))
+    run_until(_results(mesh_settings(data), follow=follow))
 
 
 async def _results(settings: Settings, *, follow: bool) -> None:
-    bus, registry = await _clients(settings)
+    bus, registry = await clients(settings)
     fresh: asyncio.Queue[bytes] = asyncio.Queue()
     try:
         if follow:
@@ -561,7 +536,7 @@ async def _results(settings: Settings, *, follow: bool) -> None:
 @app.command()
 def doctor(data: DataOption = None) -> None:
     """Say what this machine lacks, and how to mend it. Exits with 1 when something needed is missing."""
-    findings = examine(_mesh_environment(_data(data)), _data(data))
+    findings = examine(mesh_environment(data_folder(data)), data_folder(data))
     for finding in findings:
         mark = "[green]ok[/]  " if finding.ok else ("[red]no[/]  " if finding.needed else "[yellow]-[/]   ")
         fix = "" if finding.ok or not finding.fix else f" — {finding.fix}"
@@ -583,35 +558,3 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-# -- where the servers are --------------------------------------------------------------------------
-
-
-def _mesh_environment(folder: Path) -> dict[str, str]:
-    state = running(folder)
-    return state.environment if state else {}
-
-
-def _unsaid(environment: dict[str, str]) -> dict[str, str]:
-    """Those settings of a mesh that the user says nothing of, in ``.env`` or the environment."""
-    said = {name.lower() for name, _ in given_names()}
-    return {name: value for name, value in environment.items() if name not in said}
-
-
-def _settings(data: Path | None) -> Settings:
-    """Settings of the user, with the addresses of the mesh in the data folder where they name none."""
-    os.environ.update(_unsaid(_mesh_environment(_data(data))))
-    settings = load(Settings)
-    settings.connect_patience = 2
-    return settings
-
-
-async def _clients(settings: Settings) -> tuple[Bus, Registry]:
-    bus = await Bus.connect(settings.nats_host, "cli", patience=settings.connect_patience)
-    try:
-        redis = await connect_redis(settings.redis_host, settings.redis_port, patience=settings.connect_patience)
-    except FramemeshError:
-        await bus.close()
-        raise
-    return bus, Registry(redis, settings.routing_ttl)

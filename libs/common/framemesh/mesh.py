@@ -18,19 +18,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from framemesh import workers
 from framemesh.embedded import Server, Servers, choose_ports
 from framemesh.errors import FramemeshError
 from framemesh.locks import lock
 from framemesh.processes import OnLine, Process
 from framemesh.registry import Registry
-from framemesh.service import EXIT_CONFIG
 from framemesh.spool import default_folder
+from framemesh.supervise import Supervised
 
 log = logging.getLogger(__name__)
 
 STATE_FILE = "mesh.json"
 SERVICE_STOP_SECONDS = 2.0
-MAX_BACKOFF = 10.0
 START_SECONDS = 90.0
 
 
@@ -39,6 +39,18 @@ def service_names() -> list[str]:
     spec = importlib.util.find_spec("services")
     folders = [Path(place) for place in (spec.submodule_search_locations if spec else None) or []]
     return sorted(main.parent.name for folder in folders for main in folder.glob("*/__main__.py"))
+
+
+def command(name: str) -> list[str]:
+    """How a service is started, or a model worker of anyone's. Raises FramemeshError for an unknown one."""
+    if name in service_names():
+        return [sys.executable, "-m", f"services.{name}"]
+    if workers.is_spec(name):
+        return [sys.executable, "-m", "framemesh.workers", name]
+    raise FramemeshError(
+        f"there is no service {name!r}; there are: {', '.join(service_names())}; "
+        "or give a model worker as package.module:Class, or a YAML file"
+    )
 
 
 @dataclass
@@ -76,19 +88,6 @@ def running(data: Path) -> MeshState | None:
         return MeshState.read(data)
     os.close(handle)
     return None
-
-
-@dataclass
-class Supervised:
-    """A service that is kept running."""
-
-    name: str
-    process: Process
-    watching: asyncio.Task[None]
-    restarts: int = 0
-    failed: str = ""
-    """Why it is not started again."""
-    ended: bool = False
 
 
 class Mesh:
@@ -140,20 +139,16 @@ class Mesh:
         self, name: str, env: Mapping[str, str] | None = None, *, label: str = ""
     ) -> Supervised:
         """Start a service as a process of its own and keep it running until it ends by itself or cannot work."""
-        known = service_names()
-        if name not in known:
-            raise FramemeshError(f"there is no service {name!r}; there are: {', '.join(known)}")
         label = label or name
         process = Process(
             label,
-            [sys.executable, "-m", f"services.{name}"],
+            command(name),
             env=self.environment() | dict(env or {}),
             on_line=self._on_line,
             death_signal=signal.SIGTERM,
         )
-        await process.start()
-        supervised = Supervised(label, process, asyncio.ensure_future(asyncio.sleep(0)))
-        supervised.watching = asyncio.create_task(self._watch(supervised))
+        supervised = Supervised(process, self._write_state)
+        await supervised.start()
         self.services[label] = supervised
         self._write_state()
         return supervised
@@ -190,9 +185,9 @@ class Mesh:
     async def stop(self) -> None:
         """Stop services, then servers, within five seconds."""
         self._stopping = True
-        for watch in [*self._server_watches, *(service.watching for service in self.services.values())]:
+        for watch in self._server_watches:
             watch.cancel()
-        await asyncio.gather(*(service.process.stop(SERVICE_STOP_SECONDS) for service in self.services.values()))
+        await asyncio.gather(*(service.stop(SERVICE_STOP_SECONDS) for service in self.services.values()))
         await self.servers.stop()
         with contextlib.suppress(OSError):  # frames that nobody has stored yet stay for the next start
             spool_folder(self.data).rmdir()
@@ -205,26 +200,6 @@ class Mesh:
         servers = {server.name: server.process.pid for server in self.servers.servers if server.process}
         services = {name: service.process.pid for name, service in self.services.items()}
         return {name: pid for name, pid in (servers | services).items() if pid}
-
-    async def _watch(self, service: Supervised) -> None:
-        """Start a service again that died, the later the sooner it died; one that cannot work is left."""
-        delay = 0.2
-        while True:
-            begun = time.monotonic()
-            status = await service.process.wait()
-            if status == 0:
-                service.ended = True
-                return
-            if status == EXIT_CONFIG:
-                service.failed = _last_error(service.process)
-                return
-            delay = 0.2 if time.monotonic() - begun > MAX_BACKOFF else min(MAX_BACKOFF, delay * 2)
-            service.restarts += 1
-            log.warning("%s ended with status %d; starting it again in %.1f s", service.name, status, delay)
-            await service.process.close()
-            await asyncio.sleep(delay)
-            await service.process.start()
-            self._write_state()
 
     async def _watch_server(self, server: Server) -> None:
         """Start a server again that died; its data is on disk, and services wait for it."""
@@ -248,12 +223,6 @@ class Mesh:
         self._state.servers = {name: pid for name, pid in pids.items() if name in names}
         self._state.services = {name: pid for name, pid in pids.items() if name not in names}
         self._state.write(self.data)
-
-
-def _last_error(process: Process) -> str:
-    """The one line that says what is wrong."""
-    lines = [line for line in process.last_lines if " ERROR " in line] or list(process.last_lines)
-    return lines[-1].partition(" ERROR ")[2].strip() or lines[-1] if lines else f"{process.name} said nothing"
 
 
 class LogFiles:

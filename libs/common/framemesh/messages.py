@@ -143,10 +143,13 @@ class AudioTask(AudioWindow, Assignment):
 # -- findings ---------------------------------------------------------------------------------------
 
 
+_FINDINGS = ("detection", "classification", "face", "voice", "segment")
+
+
 class Finding(Message):
     """Something that a model found. A model of your own gives this one, with what it likes in ``data``."""
 
-    kind: str = Field("finding", max_length=64)
+    kind: str = Field(max_length=64, json_schema_extra={"not": {"enum": list(_FINDINGS)}})
     label: Label = ""
     confidence: Confidence = 1.0
     data: dict[str, Any] = Field(default_factory=dict)
@@ -263,14 +266,11 @@ class Segment(Message):
     words: list[Word] = Field(default_factory=list, max_length=MOST_FOUND)
 
 
-_FINDINGS = ("detection", "classification", "face", "voice", "segment")
-
-
 def _kind(value: Any) -> str:
     kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
     if kind is None and isinstance(value, dict):  # a sender from before there were kinds
         return "detection" if "box" in value else "classification"
-    return kind if kind in _FINDINGS else "finding"
+    return kind if isinstance(kind, str) and kind in _FINDINGS else "finding"
 
 
 Found = Annotated[

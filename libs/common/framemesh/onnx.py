@@ -123,6 +123,41 @@ class Model:
         return np.asarray(self.session.run(self._outputs, {self._input: tensor})[0])
 
 
+class Network:
+    """One ONNX model with one input, whose shapes are asked for instead of told.
+
+    ``takes`` is the shape of the input, with a name or None where it is dynamic, and ``dtype`` its ONNX type.
+    """
+
+    def __init__(self, path: str | Path, threads: int = 1, providers: list[str] | None = None) -> None:
+        self.path = Path(path)
+        self.session = open_session(path, threads, providers)
+        inputs = self.session.get_inputs()
+        if len(inputs) != 1:
+            raise FramemeshError(
+                f"model file {path} does not fit: expected one input, found {_describe(inputs) or 'none'}; "
+                "export the model with the picture as its only input"
+            )
+        self._input: str = inputs[0].name
+        self.takes: list[int | str | None] = list(inputs[0].shape)
+        self.dtype: str = inputs[0].type
+        self.outputs: list[str] = [output.name for output in self.session.get_outputs()]
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that runs the model."""
+        return str(self.session.get_providers()[0])
+
+    def run(self, tensor: Tensor, outputs: list[str]) -> list[Tensor]:
+        """Give the named outputs for one input tensor. Raises FramemeshError when the model cannot run on it."""
+        try:
+            return [np.asarray(found) for found in self.session.run(outputs, {self._input: tensor})]
+        except Exception as error:  # ONNX Runtime's errors share no base class of their own
+            raise FramemeshError(
+                f"model file {self.path} does not run on {tensor.dtype}{list(tensor.shape)}: {_first_line(error)}"
+            ) from error
+
+
 # `open_session` has an argument of the same name.
 _providers = providers
 

@@ -24,11 +24,14 @@ from framemesh import __version__, subjects
 from framemesh.errors import FramemeshError
 from framemesh.messages import (
     WIRE,
+    AudioTask,
+    AudioWindow,
     Captured,
     DeadLetter,
     Event,
     Frame,
     Heartbeat,
+    Medium,
     Message,
     Result,
     SourceState,
@@ -52,7 +55,9 @@ Node = dict[str, Any]
 _SETTINGS = Settings.model_fields
 _TOPIC: str = _SETTINGS["topic_stream"].default
 _FRAMES = subjects.frames_stream(_TOPIC, ttl_seconds(_SETTINGS["ttl_bucket"].default))
+_AUDIO = subjects.audio_stream(ttl_seconds(_SETTINGS["ttl_bucket"].default))
 _LIVE, _LOSSLESS = subjects.task_streams("{model}")
+_LIVE_AUDIO, _LOSSLESS_AUDIO = subjects.task_streams("{model}", Medium.AUDIO)
 
 _PARAMETERS = {
     "node": "Name of the machine whose spool holds the frame (setting `node`)",
@@ -107,6 +112,14 @@ CHANNELS = (
         "<source>/<run>/<seq>",
     ),
     Channel(
+        "audio",
+        subjects.audio("{source}"),
+        _AUDIO,
+        AudioWindow,
+        "A few seconds of a source's sound are stored: their claim check. Kept as long as frames are.",
+        "<source>/<run>/<seq>",
+    ),
+    Channel(
         "tasks",
         subjects.tasks("{model}", "{source}", lossless=False),
         _LIVE,
@@ -123,11 +136,28 @@ CHANNELS = (
         "<source>/<run>/<seq>/<model>",
     ),
     Channel(
+        "audioTasks",
+        subjects.tasks("{model}", "{source}", lossless=False),
+        _LIVE_AUDIO,
+        AudioTask,
+        "An audio window for a model that listens, live. The oldest of many that wait is dropped.",
+        "<source>/<run>/<seq>/<model>",
+    ),
+    Channel(
+        "audioTasksLossless",
+        subjects.tasks("{model}", "{source}", lossless=True),
+        _LOSSLESS_AUDIO,
+        AudioTask,
+        "An audio window for a model that listens, none left out.",
+        "<source>/<run>/<seq>/<model>",
+    ),
+    Channel(
         "results",
         subjects.results("{model}", "{source}"),
         subjects.RESULTS,
         Result,
-        "What a model found in a frame. A redelivered task gives the same Nats-Msg-Id, so one result is kept.",
+        "What a model found in a frame or an audio window. A redelivered task gives the same Nats-Msg-Id, so one "
+        "result is kept.",
         "<source>/<run>/<seq>/<model>",
     ),
     Channel(
@@ -181,11 +211,18 @@ OPERATIONS = (
         f"Pulls with the durable consumer `{subjects.uploader_consumer('{node}').name}`.",
     ),
     Operation("uploader", "send", "frames", "After the JPEG is in SeaweedFS."),
+    Operation("uploader", "send", "audio", "After the WAV is in SeaweedFS."),
     Operation(
         "router",
         "receive",
         "frames",
         f"Pulls with the durable consumer `{subjects.router_consumer(_FRAMES).name}`, which all routers share.",
+    ),
+    Operation(
+        "router",
+        "receive",
+        "audio",
+        f"Pulls with the durable consumer `{subjects.router_consumer(_AUDIO).name}`, which all routers share.",
     ),
     Operation(
         "router",
@@ -196,12 +233,20 @@ OPERATIONS = (
     ),
     Operation("router", "send", "tasks", "For live sources."),
     Operation("router", "send", "tasksLossless", "For lossless sources; tries again while the queue is full."),
+    Operation("router", "send", "audioTasks", "For live sources."),
+    Operation("router", "send", "audioTasksLossless", "For lossless sources."),
     *(
         operation
-        for service in ("detection", "classification")
+        for service, tasks in (
+            ("detection", "tasks"),
+            ("classification", "tasks"),
+            ("face", "tasks"),
+            ("voice", "audioTasks"),
+            ("transcribe", "audioTasks"),
+        )
         for operation in (
-            Operation(service, "receive", "tasks", _BATCHES),
-            Operation(service, "receive", "tasksLossless", _BATCHES),
+            Operation(service, "receive", tasks, _BATCHES),
+            Operation(service, "receive", f"{tasks}Lossless", _BATCHES),
             Operation(service, "send", "results", "One for each task, empty where nothing was found."),
         )
     ),
@@ -275,8 +320,8 @@ _ABOUT = f"""\
 What Framemesh's services say to each other over NATS JetStream: JSON, one message each.
 
 A receiver ignores fields that it does not know, so a newer sender never breaks an older reader. A message that
-fails validation goes to the dead letters. Times are seconds since the epoch, UTC. Frame bytes never travel here:
-`url` is the claim check of the JPEG in SeaweedFS.
+fails validation goes to the dead letters. Times are seconds since the epoch, UTC. Pictures and sound never travel
+here: `url` is the claim check of the JPEG or WAV in SeaweedFS.
 
 Every message carries the header `Nats-Msg-Id`, by which its stream keeps one of two copies, and most carry
 `traceparent` (W3C Trace Context). The schemas are JSON Schema 2020-12.

@@ -25,6 +25,11 @@ Claim = Frame | AudioWindow
 _SUFFIXES: dict[str, type[Frame] | type[AudioWindow]] = {".frame": Frame, ".audio": AudioWindow}
 
 
+def end(claim: Claim) -> float:
+    """Time at which a frame was, or a window ends, seconds since the epoch."""
+    return claim.timestamp + (claim.duration if isinstance(claim, AudioWindow) else 0.0)
+
+
 class SpoolError(Exception):
     """An entry that is none: cut short, or written by somebody else."""
 
@@ -87,12 +92,12 @@ class Spool:
         return sorted(entry.name for entry in self._entries() if now - _written_at(entry) >= older_than)
 
     def latest(self, source: str) -> float:
-        """Time of what is newest here of a source, 0 for nothing."""
+        """Time at which what is newest here of a source ends, 0 for nothing."""
         latest = 0.0
         for name in self.names():
             if name.startswith(f"{source}."):
                 with contextlib.suppress(FileNotFoundError, SpoolError):
-                    latest = max(latest, self.read(name)[0].timestamp)
+                    latest = max(latest, end(self.read(name)[0]))
         return latest
 
     def full(self) -> bool:

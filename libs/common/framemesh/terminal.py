@@ -1,0 +1,90 @@
+"""What the commands share: the terminal, Ctrl-C, and where the servers are."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from platformdirs import user_data_path
+from rich.console import Console
+
+from framemesh.bus import Bus
+from framemesh.errors import FramemeshError
+from framemesh.mesh import running
+from framemesh.registry import Registry
+from framemesh.registry import connect as connect_redis
+from framemesh.settings import Settings, given_names, load
+
+INTERRUPT_AGAIN = 0.5
+
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+out = Console(soft_wrap=True, highlight=False)
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder of the servers' data, logs and evidence.", envvar="FRAMEMESH_DATA"),
+]
+
+
+def run_until(work: Coroutine[Any, Any, Any], ending: Callable[[], bool] = lambda: False) -> Any:
+    """Run ``work``; SIGTERM ends it in order, as Ctrl-C does. ``ending`` says whether it has heard."""
+
+    async def guarded() -> Any:
+        task = asyncio.ensure_future(work)
+        loop = asyncio.get_running_loop()
+
+        def interrupt() -> None:
+            if not task.done() and not ending():
+                task.cancel()
+                # A library in the middle of something may swallow the first one.
+                loop.call_later(INTERRUPT_AGAIN, interrupt)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, interrupt)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+
+    return asyncio.run(guarded())
+
+
+def data_folder(data: Path | None) -> Path:
+    """The folder that the user names, or the usual one."""
+    return data or user_data_path("framemesh")
+
+
+def mesh_environment(folder: Path) -> dict[str, str]:
+    """Settings by which the mesh that runs in a folder is found; none when none runs there."""
+    state = running(folder)
+    return state.environment if state else {}
+
+
+def unsaid(environment: dict[str, str]) -> dict[str, str]:
+    """Those settings of a mesh that the user says nothing of, in ``.env`` or the environment."""
+    said = {name.lower() for name, _ in given_names()}
+    return {name: value for name, value in environment.items() if name not in said}
+
+
+def mesh_settings(data: Path | None) -> Settings:
+    """Settings of the user, with the addresses of the mesh in the data folder where they name none."""
+    os.environ.update(unsaid(mesh_environment(data_folder(data))))
+    settings = load(Settings)
+    settings.connect_patience = 2
+    return settings
+
+
+async def clients(settings: Settings) -> tuple[Bus, Registry]:
+    """Connections to NATS and to Redis. Raises FramemeshError."""
+    bus = await Bus.connect(settings.nats_host, "cli", patience=settings.connect_patience)
+    try:
+        redis = await connect_redis(settings.redis_host, settings.redis_port, patience=settings.connect_patience)
+    except FramemeshError:
+        await bus.close()
+        raise
+    return bus, Registry(redis, settings.routing_ttl)
