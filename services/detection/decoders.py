@@ -15,7 +15,8 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from framemesh.boxes import Image, Size, detections, grid, letterbox, narrowed, planes, ratio
+from framemesh.boxes import PAD, Image, Size, detections, grid, narrowed, planes
+from framemesh.decoders.fit import Fit, fit
 from framemesh.decoders.labels import COCO
 from framemesh.errors import FramemeshError
 from framemesh.messages import Detection
@@ -93,7 +94,7 @@ class YoloxDetector(_OnnxDetector):
 
     def preprocess(self, image: Image) -> Tensor:
         """Letterbox to the top left; values stay 0-255."""
-        return planes(letterbox(image, self.side))
+        return planes(self._fit(image.shape[:2]).draw(image, PAD))
 
     def postprocess(self, raw: Tensor, size: Size) -> list[Detection]:
         """Decode grid offsets; score = objectness * best class, both already sigmoid."""
@@ -107,8 +108,11 @@ class YoloxDetector(_OnnxDetector):
         stride = self._stride[keep, None]
         centre = (found[:, :2] + self._grid[keep]) * stride
         half = np.exp(found[:, 2:4]) * stride / 2
-        boxes = np.hstack((centre - half, centre + half)) / ratio(size, self.side)
+        boxes = self._fit(size).back(np.hstack((centre - half, centre + half)))
         return detections(boxes, scores, classes, size, COCO)
+
+    def _fit(self, size: Size) -> Fit:
+        return fit("letterbox", size, (self.side, self.side))
 
 
 class FastestDetDetector(_OnnxDetector):

@@ -1,15 +1,16 @@
-"""Letterboxes, planes and suppression."""
+"""Boxes and pictures: letterboxes, planes, suppression, and the way into a model and back."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framemesh.boxes import MOST, clip, detections, letterbox, narrowed, nms, planes, ratio
+from framemesh.boxes import MOST, clip, detections, grid, narrowed, nms, planes
+from framemesh.decoders.fit import Resize, fit
 from framemesh.messages import Box
 
 Array = npt.NDArray[Any]
@@ -45,8 +46,8 @@ def iou(a: Box | Array, b: Box | Array) -> float:
 @given(size=sizes, side=st.sampled_from([64, 416]))
 def test_letterbox_keeps_the_aspect_and_pads_with_114(size: tuple[int, int], side: int) -> None:
     height, width = size
-    out = letterbox(np.full((height, width, 3), 7, np.uint8), side)
-    r = ratio(size, side)
+    out = fit("letterbox", size, (side, side)).draw(np.full((height, width, 3), 7, np.uint8), 114)
+    r = min(side / height, side / width)
     h, w = max(1, int(height * r)), max(1, int(width * r))
     assert out.shape == (side, side, 3)
     assert max(h, w) >= side - 1
@@ -113,3 +114,86 @@ def test_narrowing_bounds_the_width_and_never_enlarges(size: tuple[int, int], wi
     out = narrowed(np.zeros((*size, 3), np.uint8), width)
     assert out.shape[1] == min(size[1], width)
     assert 1 <= out.shape[0] <= size[0]
+
+
+@given(size=st.tuples(st.integers(8, 200), st.integers(8, 200)))
+def test_a_grid_has_a_cell_a_stride(size: tuple[int, int]) -> None:
+    height, width = size
+    corners, strides = grid(size, (4, 8))
+    assert len(corners) == (height // 4) * (width // 4) + (height // 8) * (width // 8)
+    pixels = corners * strides[:, None]
+    assert len(np.unique(np.column_stack((pixels, strides)), axis=0)) == len(corners)
+    assert (pixels + strides[:, None] <= [width, height]).all()
+    assert [found.tolist() for found in grid(64, (8, 16))] == [found.tolist() for found in grid((64, 64), (8, 16))]
+
+
+def test_without_a_threshold_nothing_is_suppressed() -> None:
+    boxes = np.array([[0.0, 0, 10, 10]] * 3)
+    assert nms(boxes, np.array([0.2, 0.9, 0.5]), np.zeros(3, dtype=np.intp), 1).tolist() == [1, 2, 0]
+
+
+# ── there and back ───────────────────────────────────────────────────────────────────────────────
+
+modes = st.sampled_from(get_args(Resize))
+inputs = st.tuples(st.integers(16, 300), st.integers(16, 300))
+shares = st.floats(0.3, 1)
+
+
+@given(mode=modes, picture=sizes, size=inputs, share=shares, box=st.tuples(*[st.floats(0, 1)] * 4))
+def test_a_box_survives_the_way_there_and_back(
+    mode: Resize, picture: tuple[int, int], size: tuple[int, int], share: float, box: Box
+) -> None:
+    found = fit(mode, picture, size, share)
+    part, place = found.part, found.place
+    for inner, outer in ((part, picture), (place, size)):
+        assert inner.top >= 0 <= inner.left
+        assert 1 <= inner.height <= outer[0] - inner.top
+        assert 1 <= inner.width <= outer[1] - inner.left
+    known = np.array([[x * length for x, length in zip(box, (*picture[::-1], *picture[::-1]), strict=True)]])
+    there = [
+        place.left + (known[0, 0] - part.left) * place.width / part.width,
+        place.top + (known[0, 1] - part.top) * place.height / part.height,
+        place.left + (known[0, 2] - part.left) * place.width / part.width,
+        place.top + (known[0, 3] - part.top) * place.height / part.height,
+    ]
+    assert np.allclose(found.back(np.array([there], dtype=np.float64)), known, atol=1e-6)
+
+
+@settings(deadline=None)
+@given(
+    mode=modes,
+    picture=st.tuples(st.integers(60, 600), st.integers(60, 600)),
+    size=inputs,
+    at=st.tuples(st.floats(0.2, 0.4), st.floats(0.2, 0.4), st.floats(0.6, 0.8), st.floats(0.6, 0.8)),
+)
+def test_what_is_drawn_is_found_again(
+    mode: Resize, picture: tuple[int, int], size: tuple[int, int], at: Box
+) -> None:
+    """Edges are measured in the input's own pixels, so the drawing and the way back are checked together."""
+    height, width = picture
+    painted = fit(mode, picture, size).part
+    x1, x2 = (round(painted.left + share * painted.width) for share in (at[0], at[2]))
+    y1, y2 = (round(painted.top + share * painted.height) for share in (at[1], at[3]))
+    image = np.zeros((height, width, 3), np.uint8)
+    image[y1:y2, x1:x2] = 255
+    there = fit(mode, picture, size)
+    pixels = there.draw(image, 0)
+    assert pixels.shape == (*size, 3)
+    rows, columns = (
+        np.flatnonzero(pixels[..., 0].max(axis=1) > 127),
+        np.flatnonzero(pixels[..., 0].max(axis=0) > 127),
+    )
+    if not len(rows) or not len(columns):  # thinner than a pixel of the input
+        return
+    seen = np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], dtype=np.float64)
+    a_pixel = max(1, there.part.width / there.place.width), max(1, there.part.height / there.place.height)
+    assert (np.abs(there.back(seen)[0] - [x1, y1, x2, y2]) <= np.array([*a_pixel, *a_pixel]) + 1e-6).all()
+
+
+def test_where_pictures_are_put() -> None:
+    assert fit("letterbox", (100, 200), (64, 64)).place == (0, 0, 32, 64)
+    assert fit("letterbox-centre", (100, 200), (64, 64)).place == (16, 0, 32, 64)
+    assert fit("letterbox-centre", (200, 100), (64, 64)).place == (0, 16, 64, 32)
+    assert fit("stretch", (100, 200), (64, 32)).place == (0, 0, 64, 32)
+    assert fit("crop", (256, 512), (224, 224), 0.875).part == (16, 144, 224, 224)
+    assert fit("crop", (100, 400), (50, 100)).part == (0, 100, 100, 200)

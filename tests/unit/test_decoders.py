@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framemesh import onnx
-from framemesh.boxes import ratio
+from framemesh.decoders.fit import fit
 from framemesh.decoders.labels import COCO
 from framemesh.errors import FramemeshError
 from framemesh.messages import Box, Detection
@@ -197,19 +197,21 @@ def test_there_are_80_labels() -> None:
 
 def yolox_raw(box: Box, size: tuple[int, int], row: int, stride: int, cells: int) -> Array:
     """One candidate, written as the model would: in the cell of its centre, in the row of its stride."""
-    x1, y1, x2, y2 = (value * ratio(size, 416) for value in box)
+    place = fit("letterbox", size, (416, 416)).place
+    across, down = place.width / size[1], place.height / size[0]
+    x1, y1, x2, y2 = box[0] * across, box[1] * down, box[2] * across, box[3] * down
     cx, cy = (x1 + x2) / 2 / stride, (y1 + y2) / 2 / stride
     raw = np.zeros((1, 3549, 85), dtype=np.float32)
-    place = row + min(int(cy), cells - 1) * cells + min(int(cx), cells - 1)
-    gx, gy = (place - row) % cells, (place - row) // cells
-    raw[0, place, :5] = (
+    at = row + min(int(cy), cells - 1) * cells + min(int(cx), cells - 1)
+    gx, gy = (at - row) % cells, (at - row) // cells
+    raw[0, at, :5] = (
         cx - gx,
         cy - gy,
         math.log((x2 - x1) / stride),
         math.log((y2 - y1) / stride),
         0.9,
     )
-    raw[0, place, 5 + 39] = 0.8
+    raw[0, at, 5 + 39] = 0.8
     return raw
 
 

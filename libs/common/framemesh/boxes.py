@@ -34,21 +34,6 @@ def narrowed(image: Image, width: int) -> Image:
     return cv2.resize(image, (width, max(1, round(height * width / old))), interpolation=cv2.INTER_LINEAR)
 
 
-def ratio(size: Size, side: int) -> float:
-    """Give the factor from the picture to the letterboxed input."""
-    return min(side / size[0], side / size[1])
-
-
-def letterbox(image: Image, side: int) -> Image:
-    """Fit the picture into a square of ``side`` pixels, at the top left, aspect kept, the rest grey 114."""
-    height, width = image.shape[:2]
-    r = ratio((height, width), side)
-    h, w = max(1, int(height * r)), max(1, int(width * r))
-    canvas = np.full((side, side, 3), PAD, dtype=np.uint8)  # 7 us; a shared canvas would not survive threads
-    cv2.resize(image, (w, h), dst=canvas[:h, :w], interpolation=cv2.INTER_LINEAR)
-    return canvas
-
-
 def planes(image: Image) -> Tensor:
     """Give [1, 3, h, w] float32 of [h, w, 3] uint8; 0.1 ms where ``cv2.dnn.blobFromImage`` takes 1.9 ms."""
     height, width = image.shape[:2]

@@ -1,0 +1,1 @@
+"""Workers of your own: one in Python, and models that need only a YAML."""
