@@ -18,7 +18,7 @@ from services.reader.clock import FileClock, LiveClock, LiveSound
 from services.reader.settings import Pace, ReaderSettings
 from services.reader.sound import Listening, Sound, Windows
 from services.reader.sound import Window as SoundWindow
-from services.reader.video import Picture, SourceUnavailable, VideoReader, is_live, open_reader
+from services.reader.video import Picture, SourceUnavailable, VideoInfo, VideoReader, is_live, open_reader
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ LOG_EVERY = 100
 
 AUDIO_WINDOWS = 32
 """Most windows of a lossless source on their way to the models."""
+SOUND_LAG = 1.0
+"""Most seconds by which a file stores sound before or after its pictures."""
 
 OnEntry = Callable[[str, Claim], None]
 """Called from the capturing thread with a spool entry and what it holds."""
@@ -100,6 +102,7 @@ class Capture:
         self._seen = 0
         self._after = after
         self._live_clock = LiveClock(after)
+        self._missed: set[int | None] = set()
         self._begun = time.monotonic()
 
     def stop(self) -> None:
@@ -147,36 +150,52 @@ class Capture:
                 self.counts.corrupt = before + reader.corrupt
 
     def _read(self, reader: VideoReader, backoff: Backoff) -> None:
-        clock = self._live_clock if self.live else FileClock(reader.info.fps, self._after)
+        info = reader.info
+        clock = self._live_clock if self.live else FileClock(info.fps, self._after, info.sound_start)
         sound = self._listening(clock)
         begun = time.monotonic()
+        seen = heard = 0.0
         try:
             for piece in reader:
                 backoff.reset()
                 if isinstance(piece, Sound):
-                    offset = self._hear(piece, sound, begun, alone=not reader.info.width)
+                    heard = self._hear(piece, sound, begun, alone=not info.width)
                 else:
-                    offset = self._see(piece, clock, begun)
-                if self._stop.is_set() or self._over(offset):
+                    seen = self._see(piece, clock, begun)
+                if self._stop.is_set() or self._enough(seen, heard, info):
                     return
         finally:
             sound.finish()
+
+    def _enough(self, seen: float, heard: float, info: VideoInfo) -> bool:
+        """Whether all that was asked for has been seen and heard."""
+        if self.live:
+            return self._over(time.monotonic() - self._begun)
+        if not info.width:
+            return self._over(heard)
+        return self._over(seen) and (not info.sound or self._over(max(heard, seen - SOUND_LAG)))
 
     def _listening(self, clock: LiveClock | FileClock) -> Listening:
         settings = self.settings
         windows = Windows(
             settings.audio_window, settings.audio_overlap, each_channel=settings.audio_channels == "each"
         )
-        return Listening(windows, clock if isinstance(clock, FileClock) else LiveSound(), self._keep_window)
+        return Listening(windows, clock if isinstance(clock, FileClock) else LiveSound(clock), self._keep_window)
 
     def _hear(self, piece: Sound, sound: Listening, begun: float, *, alone: bool) -> float:
         """Take a piece of sound; returns where it ends, seconds from the beginning of the source."""
-        end = sound.take(piece)
-        if self.live:
-            return time.monotonic() - self._begun
-        if alone:
-            self._wait_for_its_time(begun + end)
-        return end if alone else 0.0
+        wanted = self._wanted(piece, sound.end)
+        end = sound.take(wanted) if len(wanted.samples) else sound.end
+        # Pictures set the pace; sound that goes on without them must not run away.
+        self._wait_for_its_time(begun + end - (0 if alone else SOUND_LAG))
+        return end if len(wanted.samples) == len(piece.samples) else self.settings.video_duration
+
+    def _wanted(self, piece: Sound, end: float) -> Sound:
+        """As much of a piece as was asked for."""
+        if self.live or not self.settings.video_duration:
+            return piece
+        left = self.settings.video_duration - (end if piece.pts is None else piece.pts)
+        return Sound(piece.pts, piece.samples[: max(0, round(left * audio.RATE))])
 
     def _see(self, picture: Picture, clock: LiveClock | FileClock, begun: float) -> float:
         """Take a picture; returns its time, seconds from the beginning."""
@@ -202,6 +221,7 @@ class Capture:
 
     def _keep_window(self, window: SoundWindow, timestamp: float) -> None:
         wav = audio.wav(window.samples)
+        missed = window.channel in self._missed
         claim = AudioWindow(
             source=self.settings.source_name,
             run=self.run_name,
@@ -211,17 +231,21 @@ class Capture:
             captured_at=time.time(),
             delivery=self.delivery,
             duration=window.duration,
-            overlap=window.overlap,
+            overlap=0 if missed else window.overlap,
             tail=window.tail,
             channel=window.channel,
         )
         if self._keep(claim, wav, self.windows):
             self.counts.windows += 1
+            self._missed.discard(window.channel)
+        else:  # the next one shares nothing with what nobody has
+            self._missed.add(window.channel)
 
     def _keep(self, claim: Claim, data: bytes, window: Window) -> bool:
         """Put something into the spool; whether it is there."""
         try:
-            if not self._room(claim.seq, window):
+            # The last window of a run that is stopped holds seconds: it waits for nobody, but is kept.
+            if not self._room(claim.seq, window) and not self._last_words(claim):
                 if not self._stop.is_set():
                     self._drop("the spool is full")
                 return False
@@ -263,7 +287,10 @@ class Capture:
                 self._stop.wait(WAIT)
         return False
 
+    def _last_words(self, claim: Claim) -> bool:
+        return isinstance(claim, AudioWindow) and self._stop.is_set() and not self._spool.full()
+
     def _drop(self, reason: str) -> None:
         self.counts.dropped += 1
         if self.counts.dropped % LOG_EVERY == 1:
-            log.warning("%d frames and windows dropped so far: %s", self.counts.dropped, reason)
+            log.warning("dropped %d so far: %s", self.counts.dropped, reason)

@@ -6,6 +6,8 @@ import time
 
 STEP = 0.001
 """Seconds between frames whose own times do not rise."""
+DRIFT = 0.0005
+"""Seconds a second by which a camera's sound may run slow."""
 
 
 class LiveClock:
@@ -14,20 +16,33 @@ class LiveClock:
     def __init__(self, after: float = 0.0) -> None:
         self._wall = time.time() - time.monotonic()
         self._last = after
+        self._heard = after
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return self._wall + time.monotonic()
+
+    def heard(self, moment: float) -> float:
+        """Time of a window that begins at ``moment``; over all connections it never goes back."""
+        self._heard = moment if moment >= self._heard else self._heard + STEP
+        return self._heard
 
     def stamp(self, pts: float | None) -> float:
         """Timestamp of a frame that has just arrived, seconds since the epoch."""
-        self._last = max(self._wall + time.monotonic(), self._last + STEP)
+        self._last = max(self.now(), self._last + STEP)
         return self._last
 
 
 class FileClock:
     """Timestamps of a file: its own time line, laid from the moment it was opened."""
 
-    def __init__(self, fps: float | None, after: float = 0.0) -> None:
-        self.base = max(time.time(), after + STEP)
+    def __init__(self, fps: float | None, after: float = 0.0, sound: float | None = None) -> None:
+        """``sound`` is when its sound begins, where it has one: seconds, below 0 for before the first picture."""
+        self._lead = min(0.0, sound or 0.0)
+        self.base = max(time.time(), after + STEP - self._lead)
         self._step = 1 / fps if fps else 1 / 25
-        self._first: float | None = None
+        # Sound and pictures share the source's own line; pictures alone begin with the first that can be seen.
+        self._first: float | None = None if sound is None else 0.0
         self._offset = -self._step
 
     def stamp(self, pts: float | None) -> float:
@@ -43,7 +58,7 @@ class FileClock:
 
     def at(self, pts: float) -> float:
         """Time of a moment of the file that is no frame, seconds since the epoch."""
-        return self.base + max(0.0, pts - (self._first or 0.0))
+        return self.base + max(self._lead, pts - (self._first or 0.0))
 
     @property
     def offset(self) -> float:
@@ -54,17 +69,21 @@ class FileClock:
 class LiveSound:
     """Where a camera's sound lies on the clock of its frames: at its arrival, without the network's jitter.
 
-    Sound comes in bursts and never early, so the earliest arrival seen so far tells when it was made.
+    Sound comes in bursts and never early, so the earliest arrival tells when it was made; one of long ago tells
+    less, as no two clocks run alike.
     """
 
-    def __init__(self) -> None:
-        self._wall = time.time() - time.monotonic()
+    def __init__(self, clock: LiveClock) -> None:
+        self._clock = clock
         self._begin = float("inf")
+        self._at = clock.now()
 
     def hear(self, end: float) -> None:
         """Sound up to ``end`` seconds from its beginning is here."""
-        self._begin = min(self._begin, self._wall + time.monotonic() - end)
+        now = self._clock.now()
+        self._begin = min(self._begin + DRIFT * (now - self._at), now - end)
+        self._at = now
 
     def at(self, offset: float) -> float:
         """Time of the moment ``offset`` seconds from the beginning, seconds since the epoch."""
-        return self._begin + offset
+        return self._clock.heard(self._begin + offset)

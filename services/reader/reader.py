@@ -15,7 +15,7 @@ from framemesh.errors import FramemeshError
 from framemesh.messages import AudioWindow, Captured, Delivery, Frame, SourceState
 from framemesh.service import Service
 from framemesh.spool import Claim as Held
-from framemesh.spool import Spool
+from framemesh.spool import Spool, end
 from framemesh.telemetry import redact
 from services.reader.capture import Capture, Window
 from services.reader.settings import ReaderSettings
@@ -119,10 +119,10 @@ class Reader(Service[ReaderSettings]):
         )
 
     async def _last_time(self) -> float:
-        """Time of the source's last frame or window: a file that is read again must not go back in time."""
+        """Time at which the source has ended so far: a file that is read again must not go back in time."""
         frame = await self.bus.last(self._frames.name, self._subject(Frame), Frame)
         window = await self.bus.last(self._audio.name, self._subject(AudioWindow), AudioWindow)
-        stored = [found.message.timestamp for found in (frame, window) if found]
+        stored = [end(found.message) for found in (frame, window) if found]
         return max([self._spool.latest(self.settings.source_name), *stored])
 
     def _subject(self, kind: type[Frame] | type[AudioWindow]) -> str:
@@ -153,7 +153,8 @@ class Reader(Service[ReaderSettings]):
         if not claims:
             return
         message = Captured(entries=[entry for entry, _ in claims])
-        subject, msg_id = subjects.captured(self.settings.node), f"{claims[0][1].key}+{len(claims)}"
+        # By the entry's name: a frame and a window may have the same key.
+        subject, msg_id = subjects.captured(self.settings.node), f"{claims[0][0]}+{len(claims)}"
         try:
             await self.bus.publish(subject, message, msg_id=msg_id, patience=5)
         except BusError as error:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from framemesh.audio import RATE, Cut, Samples, Windower, mix
 
 GAP_SECONDS = 0.25
-"""Sound that is missing for this long was lost; less is jitter of the source's own times."""
+"""Sound that is missing for this long was lost: a window ends there."""
+JITTER_SECONDS = 0.04
+"""Sound that is missing for this long is made up for with silence; less is jitter of the source's own times."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,34 +74,50 @@ class Windows:
 
     def add(self, sound: Sound) -> Iterator[Window]:
         """Take the next piece; gives the windows that are complete now."""
-        channels = list(sound.samples.T) if self._each else [mix(sound.samples)]
-        if len(channels) != len(self._windowers):
+        yield from self.before(sound)
+        samples = self._filled(sound)
+        channels = list(samples.T) if self._each else [mix(samples)]
+        pieces = zip(self._windowers, channels, strict=True)
+        yield from self._windows([windower.add(np.ascontiguousarray(piece)) for windower, piece in pieces])
+        self._position += len(samples)
+
+    def before(self, sound: Sound) -> Iterator[Window]:
+        """What is complete because the next piece does not follow on it."""
+        channels = sound.samples.shape[1] if self._each else 1
+        if channels != len(self._windowers):
             yield from self.finish()
-            self._windowers = [Windower(self._length, self._overlap) for _ in channels]
+            self._windowers = [Windower(self._length, self._overlap) for _ in range(channels)]
             self._first = self.end if sound.pts is None or self._first is not None else sound.pts
             self._position = 0
-        yield from self._close_gap(sound)
-        for number, (windower, samples) in enumerate(zip(self._windowers, channels, strict=True)):
-            yield from self._windows(number, windower.add(np.ascontiguousarray(samples)))
-        self._position += len(sound.samples)
+        if sound.pts is not None and sound.pts - self.end >= GAP_SECONDS:
+            self._position = round((sound.pts - (self._first or 0.0)) * RATE)
+            yield from self._windows([windower.gap(self._position) for windower in self._windowers])
 
     def finish(self) -> Iterator[Window]:
         """What is left."""
-        for number, windower in enumerate(self._windowers):
-            yield from self._windows(number, windower.finish())
+        yield from self._windows([windower.finish() for windower in self._windowers])
 
-    def _close_gap(self, sound: Sound) -> Iterator[Window]:
-        if sound.pts is None or sound.pts - self.end < GAP_SECONDS:
-            return
-        self._position = round((sound.pts - (self._first or 0.0)) * RATE)
-        for number, windower in enumerate(self._windowers):
-            yield from self._windows(number, windower.gap(self._position))
+    def _filled(self, sound: Sound) -> NDArray[np.float32]:
+        """The samples, after silence for a few that were lost: or all that follows would be early."""
+        missing = 0.0 if sound.pts is None else sound.pts - self.end
+        if missing < JITTER_SECONDS:
+            return sound.samples
+        return np.pad(sound.samples, ((round(missing * RATE), 0), (0, 0)))
 
-    def _windows(self, number: int, cuts: list[Cut]) -> Iterator[Window]:
-        channel = number if self._each else None
-        for cut in cuts:
-            begin = (self._first or 0.0) + cut.begin / RATE
-            yield Window(begin, cut.samples, cut.overlap_s, cut.tail_s, channel)
+    def _windows(self, cuts: list[list[Cut]]) -> Iterator[Window]:
+        """Windows of the cuts of each channel, in the order of their times."""
+        windows = [
+            Window(
+                (self._first or 0.0) + cut.begin / RATE,
+                cut.samples,
+                cut.overlap_s,
+                cut.tail_s,
+                channel if self._each else None,
+            )
+            for channel, of_channel in enumerate(cuts)
+            for cut in of_channel
+        ]
+        yield from sorted(windows, key=lambda window: window.begin)
 
 
 class Listening:
@@ -108,8 +126,14 @@ class Listening:
     def __init__(self, windows: Windows, clock: Clock, keep: Callable[[Window, float], None]) -> None:
         self._windows, self._clock, self._keep = windows, clock, keep
 
+    @property
+    def end(self) -> float:
+        """Where the sound so far ends, seconds from the beginning."""
+        return self._windows.end
+
     def take(self, sound: Sound) -> float:
         """Take a piece; returns where it ends, seconds from the beginning."""
+        self._hand_on(self._windows.before(sound))  # by what was known of the time until here
         windows = list(self._windows.add(sound))
         self._clock.hear(self._windows.end)
         self._hand_on(windows)

@@ -22,7 +22,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from framemesh.audio import Channels
+from framemesh.audio import LEAST_RATE, Channels
 from framemesh.errors import FramemeshError
 from framemesh.telemetry import redact
 from services.reader import jpeg
@@ -71,6 +71,8 @@ class VideoInfo:
     duration_s: float | None
     live: bool
     sound: bool = False
+    sound_start: float | None = None
+    """Seconds at which the sound of a file begins, below 0 where that is before its first picture."""
 
     def __str__(self) -> str:
         parts = [f"{self.width}x{self.height}"] if self.width else []
@@ -149,9 +151,7 @@ class AVReader(VideoReader):
         super().__init__(address)
         self._container = _open_container(address, timeout_s, sound)
         try:
-            self._audio = (
-                None if sound is SoundChoice.OFF else _pick_audio(self._container, self.name, audio_stream)
-            )
+            self._audio = _pick_audio(self._container, self.name, audio_stream, sound)
             self._video = _pick_video(self._container, self.name, stream, sound, heard=self._audio is not None)
             if sound is SoundChoice.ONLY and not self._audio:
                 raise FramemeshError(f"{self.name}: no sound in it: set source_audio to auto or off")
@@ -160,8 +160,10 @@ class AVReader(VideoReader):
             raise
         self._channels = Channels()
         self._deaf = 0
-        self.info = _info(self._container, self._video, live=is_live(address), sound=self._audio is not None)
-        self._start = 0.0 if self.info.live else _start(self._video or self._audio)
+        self._heard = False
+        self.info = _info(self._container, self._video, self._audio, live=is_live(address))
+        beginning = self._video or self._audio
+        self._start = 0.0 if self.info.live or not beginning else _begin(beginning)
 
     def __iter__(self) -> Iterator[Picture | Sound]:
         for packet in self._packets():
@@ -170,6 +172,10 @@ class AVReader(VideoReader):
             elif isinstance(packet.stream, VideoStream):
                 for frame in self._decode(packet.stream, packet):
                     yield self._picture(frame)
+        for samples in self._channels.finish():
+            yield Sound(None, samples)
+        if not self._video and not self._heard and (self.corrupt or (self._audio and not self._audio.rate)):
+            raise FramemeshError(f"{self.name}: no sound in it can be decoded: check the file or the camera")
         if self.info.live:
             raise SourceUnavailable(f"{self.name}: the stream ended: check that the camera is still on")
 
@@ -217,16 +223,24 @@ class AVReader(VideoReader):
         try:
             frames = stream.decode(packet)
         except av.error.FFmpegError as error:
-            self.corrupt += 1
-            self._deaf += 1
-            if self._deaf in {1, MAX_FAILURES}:
-                _log.warning("%s: sound cannot be decoded (%s)", self.name, _reason(error))
+            self._not_heard(_reason(error))
             return
         for frame in frames:
-            self._deaf = 0
+            if frame.sample_rate < LEAST_RATE:
+                self._not_heard(f"{frame.sample_rate} samples a second are too few")
+                continue
+            self._deaf, self._heard = 0, True
             pts = self._seconds(frame)
             for samples in self._channels.add(frame):
                 yield Sound(pts, samples)
+
+    def _not_heard(self, reason: str) -> None:
+        self.corrupt += 1
+        self._deaf += 1
+        if self._deaf == MAX_FAILURES and not self._video:
+            raise FramemeshError(f"{self.name}: sound cannot be decoded ({reason}): check the file or the camera")
+        if self._deaf in {1, MAX_FAILURES}:
+            _log.warning("%s: sound cannot be decoded (%s)", self.name, reason)
 
     def _picture(self, frame: av.VideoFrame) -> Picture:
         return Picture(self._seconds(frame), *jpeg.size(frame), partial(jpeg.encode, frame))
@@ -399,23 +413,30 @@ def _pick_video(
     return stream
 
 
-def _pick_audio(container: InputContainer, name: str, index: int) -> AudioStream | None:
+def _pick_audio(container: InputContainer, name: str, index: int, sound: SoundChoice) -> AudioStream | None:
     streams = container.streams.audio
-    if not streams and not index:
+    if sound is SoundChoice.OFF or (not streams and not index):
         return None
     if not 0 <= index < len(streams):
         raise FramemeshError(f"{name}: no audio stream {index}: it has {len(streams)}, counted from 0")
+    if streams[index].codec_context is None:  # PyAV's types do not tell
+        if sound is SoundChoice.ONLY:
+            raise FramemeshError(f"{name}: its sound is in a format that FFmpeg cannot decode: choose another")
+        _log.warning("%s: its sound is in a format that FFmpeg cannot decode; going on without", name)
+        return None
     return streams[index]
 
 
-def _start(stream: VideoStream | AudioStream | None) -> float:
+def _begin(stream: VideoStream | AudioStream) -> float:
     """Seconds at which a stream's own times begin; its sound and pictures share that line."""
-    if stream is None or stream.start_time is None or stream.time_base is None:
+    if stream.start_time is None or stream.time_base is None:
         return 0.0
     return float(stream.start_time * stream.time_base)
 
 
-def _info(container: InputContainer, stream: VideoStream | None, *, live: bool, sound: bool) -> VideoInfo:
+def _info(
+    container: InputContainer, stream: VideoStream | None, sound: AudioStream | None, *, live: bool
+) -> VideoInfo:
     rate, length = stream.average_rate if stream else None, container.duration
     return VideoInfo(
         width=stream.codec_context.width if stream else 0,
@@ -423,5 +444,6 @@ def _info(container: InputContainer, stream: VideoStream | None, *, live: bool, 
         fps=float(rate) if rate else None,
         duration_s=None if live or length is None else length / av.time_base,
         live=live,
-        sound=sound,
+        sound=sound is not None,
+        sound_start=None if live or sound is None else _begin(sound) - _begin(stream or sound),
     )

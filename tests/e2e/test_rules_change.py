@@ -38,8 +38,7 @@ async def test_changed_rules(rule: dict[str, object], tmp_path: Path) -> None:
             return stored.message if stored else None
 
         begun = await until(opened, within=30)
-        registrator.watching.cancel()
-        await registrator.process.stop()
+        await registrator.stop(2)
         await mesh.start_service("registrator", {"event_rules": json.dumps([rule])}, label="registrator-2")
 
         async def settled() -> bool:

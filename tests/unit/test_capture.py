@@ -14,8 +14,8 @@ import pytest
 
 from framemesh import assets
 from framemesh.errors import FramemeshError
-from framemesh.messages import Delivery, Frame
-from framemesh.spool import Spool
+from framemesh.messages import AudioWindow, Delivery, Frame
+from framemesh.spool import Claim, Spool
 from services.reader import capture as module
 from services.reader.capture import Backoff, Capture, Window
 from services.reader.settings import Pace, ReaderSettings
@@ -36,17 +36,25 @@ def carphone() -> Path:
 class Run:
     """A capture with what it told."""
 
-    def __init__(self, folder: Path, *, spool_bytes: int = 1 << 30, **settings: Any) -> None:
+    def __init__(self, folder: Path, *, spool_bytes: int = 1 << 30, after: float = 0.0, **settings: Any) -> None:
         given: dict[str, Any] = {"video_source": str(carphone()), "pace": Pace.FAST, "spool_dir": folder}
         self.spool = Spool(folder, spool_bytes)
-        self.told: list[tuple[str, Frame]] = []
+        self.told: list[tuple[str, Claim]] = []
         self.capture = Capture(
-            ReaderSettings(**given | settings), "run-1", self.spool, lambda *claim: self.told.append(claim)
+            ReaderSettings(**given | settings),
+            "run-1",
+            self.spool,
+            lambda *claim: self.told.append(claim),
+            after=after,
         )
 
     @property
     def frames(self) -> list[Frame]:
-        return [frame for _, frame in self.told]
+        return [claim for _, claim in self.told if isinstance(claim, Frame)]
+
+    @property
+    def windows(self) -> list[AudioWindow]:
+        return [claim for _, claim in self.told if isinstance(claim, AudioWindow)]
 
     @property
     def seqs(self) -> list[int]:
@@ -54,6 +62,7 @@ class Run:
 
     def run(self) -> Self:
         self.capture.frames.accept(1 << 30)
+        self.capture.windows.accept(1 << 30)
         self.capture.run()
         return self
 
@@ -294,7 +303,7 @@ def test_a_live_run_drops_frames_when_the_spool_is_full(tmp_path: Path, caplog: 
     assert counts.captured + counts.dropped == FRAMES
     assert run.seqs == list(range(counts.captured))
     assert len(run.spool.names()) == counts.captured
-    assert caplog.messages[0] == "1 frames dropped so far: the spool is full"
+    assert caplog.messages[0] == "dropped 1 so far: the spool is full"
     assert len(caplog.messages) <= 2
 
 

@@ -7,7 +7,19 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from framemesh.errors import FramemeshError
-from framemesh.messages import AudioTask, Box, Classification, Delivery, Detection, Frame, Medium, Result, Segment, Task, Word
+from framemesh.messages import (
+    AudioTask,
+    Box,
+    Classification,
+    Delivery,
+    Detection,
+    Frame,
+    Medium,
+    Result,
+    Segment,
+    Task,
+    Word,
+)
 from framemesh.settings import load
 from services.router.router import RouterSettings
 from services.router.routes import Route, Routes, follow_tasks, for_source, tasks

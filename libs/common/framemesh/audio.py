@@ -29,10 +29,10 @@ LEAST_RATE = 1000
 _HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
 _PCM = (b"WAVE", b"fmt ", 16, 1, 1, RATE, 2 * RATE, 2, 16, b"data")
 
-QUIET_S = 0.25  # longer than the closure of a "p" or "t", shorter than the pause between two phrases
+QUIET_S = 0.3  # longer than the closure of a "p" or "t", shorter than the pause between two phrases
 HOP_S = 0.01
 SEARCH_FROM = 0.6
-QUIET_DB = -26.0
+QUIET_DB = -20.0
 SILENT_DB = -60.0
 
 
