@@ -1,0 +1,7 @@
+"""``python -m services.transcribe``."""
+
+from framemesh.service import main
+from services.transcribe.worker import TranscribeInference
+
+if __name__ == "__main__":
+    main(TranscribeInference)
