@@ -1,0 +1,192 @@
+"""Anyone's model: it joins a running mesh, and however badly it behaves, it hurts only itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from framemesh import assets, subjects
+from framemesh.bus import Bus
+from framemesh.mesh import LogFiles, Mesh
+from framemesh.messages import DeadLetter, Result, SourceState
+from framemesh.registry import Registry
+from framemesh.registry import connect as connect_redis
+from tests.e2e.mesh import environment, framemesh
+
+SECONDS = 0.8
+BAD = "tests.e2e.bad_worker:Bad"
+GOOD = "examples.brightness:Brightness"
+
+
+@asynccontextmanager
+async def mesh_of(folder: Path, workers: dict[str, dict[str, str]]) -> AsyncIterator[tuple[Mesh, Bus]]:
+    """Servers, uploader, router and some workers, which the router knows."""
+    logs = LogFiles(folder / "logs")
+    async with Mesh(folder, on_line=logs) as mesh:
+        await mesh.start_servers()
+        for name in ("uploader", "router"):
+            await mesh.start_service(name)
+        for spec, settings in workers.items():
+            await mesh.start_service(spec, settings, label=spec.rpartition(":")[2])
+        bus = await Bus.connect(mesh.environment()["nats_host"], "test")
+        try:
+            yield mesh, bus
+        finally:
+            await bus.close()
+    logs.close()
+
+
+async def known(folder: Path, *kinds: str) -> None:
+    log = folder / "logs" / "router.log"
+    deadline = time.monotonic() + 30
+    while not log.exists() or not all(f"{kind} is alive" in log.read_text() for kind in kinds):
+        assert time.monotonic() < deadline, kinds
+        await asyncio.sleep(0.05)
+
+
+async def read(mesh: Mesh, bus: Bus, source: str = "file", **settings: str) -> list[int]:
+    """Read the first frames of a real clip to the end; gives their numbers."""
+    reader = {"video_source": str(assets.ensure("carphone")), "pace": "fast", "video_duration": str(SECONDS)}
+    await mesh.start_service("reader", reader | {"source": source} | settings, label=source)
+    while True:
+        state = await bus.last(subjects.SOURCES.name, subjects.source_state(source), SourceState)
+        if state and state.message.state != "started":
+            assert state.message.frames > 10
+            return list(range(state.message.frames))
+        await asyncio.sleep(0.05)
+
+
+async def seen(bus: Bus, kind: str, source: str = "file") -> list[int]:
+    read = bus.read(subjects.RESULTS.name, subjects.results(kind, source), 1, Result)
+    return sorted([stored.message.seq async for stored in read])
+
+
+async def letters(bus: Bus) -> list[DeadLetter]:
+    return [stored.message async for stored in bus.read("DEADLETTERS", "dead.>", 1, DeadLetter)]
+
+
+@pytest.mark.parametrize(
+    ("how", "settings", "reason", "restarts"),
+    [
+        ("fail", {}, "ValueError: no idea what this is", False),
+        ("hang", {"inference_timeout": "1"}, "bad gave no answer in 1 s", True),
+        ("eat", {"worker_memory_mb": "400"}, "of memory, 400 are allowed", True),
+    ],
+)
+async def test_a_model_that_misbehaves_hurts_only_itself(
+    tmp_path: Path, how: str, settings: dict[str, str], reason: str, restarts: bool
+) -> None:
+    bad = {"bad_how": how, "batch_size": "4"} | settings
+    async with mesh_of(tmp_path, {BAD: bad, GOOD: {}}) as (mesh, bus):
+        await known(tmp_path, "BadInference", "BrightnessInference")
+        every = await read(mesh, bus)
+        deadline = time.monotonic() + 60
+        rest = [seq for seq in every if seq != 5]
+        while await seen(bus, "BadInference") != rest or not await letters(bus):
+            assert time.monotonic() < deadline, (await seen(bus, "BadInference"), await letters(bus))
+            await asyncio.sleep(0.2)
+        (letter,) = await letters(bus)
+        assert reason in letter.reason
+        assert json.loads(letter.payload)["seq"] == 5
+        assert await seen(bus, "BrightnessInference") == every
+        assert bool(mesh.services["Bad"].restarts) == restarts
+        assert mesh.services["Brightness"].restarts == 0
+
+
+async def test_a_model_that_kills_its_process_is_started_again(tmp_path: Path) -> None:
+    """Nothing can be said of the frame then; after five deliveries it goes to the dead letters."""
+    async with mesh_of(tmp_path, {BAD: {"bad_how": "die"}}) as (mesh, bus):
+        await known(tmp_path, "BadInference")
+        every = await read(mesh, bus)
+        deadline = time.monotonic() + 40
+        while mesh.services["Bad"].restarts < 2:  # it comes again ten seconds later, and kills again
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.2)
+        assert await seen(bus, "BadInference") == [seq for seq in every if seq != 5]
+
+
+async def test_a_model_that_never_lets_go_of_the_interpreter_is_ended(tmp_path: Path) -> None:
+    """Run in a process of its own: a timer in C ends it, and tells where it was."""
+    code = (
+        "import asyncio, re\n"
+        "from framemesh import guard\n"
+        "async def main():\n"
+        "    async with guard.against_starving(0.5):\n"
+        "        await asyncio.sleep(1)\n"
+        "        print('breathed', flush=True)\n"
+        "        re.match(r'(a|a)*b', 'a' * 60)\n"
+        "asyncio.run(main())\n"
+    )
+    begun = time.monotonic()
+    ended = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert ended.stdout == "breathed\n"  # it does nothing to a loop that goes round
+    assert ended.returncode == 1
+    assert "Timeout" in ended.stderr and "line 7 in main" in ended.stderr
+    assert time.monotonic() - begun < 10
+
+
+async def test_a_model_joins_a_running_mesh_and_leaves_it(tmp_path: Path) -> None:
+    """As in examples/README.md: nothing is started again."""
+    async with mesh_of(tmp_path, {}) as (mesh, bus):
+        before = mesh.pids()
+        mesh.mark_ready()
+        command = [sys.executable, "-m", "framemesh", "worker", GOOD, "--data", str(tmp_path), "--replicas=2"]
+        worker = await asyncio.create_subprocess_exec(*command, stderr=subprocess.DEVNULL, env=environment())
+        try:
+            await known(tmp_path, "BrightnessInference")
+            redis = await connect_redis("127.0.0.1", int(mesh.environment()["redis_port"]))
+            beats = await Registry(redis, 10).alive("BrightnessInference")
+            while len(beats) < 2:
+                beats = await Registry(redis, 10).alive("BrightnessInference")
+                await asyncio.sleep(0.1)
+            await redis.aclose()
+            listed = json.loads(
+                (await asyncio.to_thread(framemesh, "models", "list", "--json", "--data", str(tmp_path))).stdout
+            )
+            assert [row["replicas"] for row in listed if row["kind"] == "BrightnessInference"] == [2]
+            every = await read(mesh, bus)
+            deadline = time.monotonic() + 20
+            while await seen(bus, "BrightnessInference") != every:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
+            # One of the two dies: it comes back.
+            os.kill(beats[0].pid, signal.SIGKILL)
+            every = await read(mesh, bus, "again")
+            while await seen(bus, "BrightnessInference", "again") != every:
+                assert time.monotonic() < deadline + 30
+                await asyncio.sleep(0.1)
+            assert {name: pid for name, pid in mesh.pids().items() if name in before} == before
+        finally:
+            worker.send_signal(signal.SIGINT)
+            status = await asyncio.wait_for(worker.wait(), 10)
+        assert status == 130
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("examples.brightnes:Brightness", "there is no module examples.brightnes"),
+        ("examples.brightness:Brightnes", "did you mean examples.brightness:Brightness?"),
+        ("framemesh.messages:Frame", "not a class derived from"),
+        ("framemesh.inference:ModelWorker", "it still lacks"),
+        ("detecton", "did you mean detection?"),
+        ("no-such.yaml", "no-such.yaml"),
+    ],
+)
+def test_what_is_no_worker(spec: str, says: str, tmp_path: Path) -> None:
+    ended = framemesh("worker", spec, "--data", str(tmp_path / "none"), timeout=60)
+    assert ended.returncode == 1
+    assert says in ended.stderr
+    assert "Traceback" not in ended.stderr
