@@ -11,7 +11,17 @@ from uuid import NAMESPACE_URL, uuid5
 
 from framemesh.bus import Bus
 from framemesh.embedded import Server
-from framemesh.messages import AudioWindow, DeadLetter, Detection, Event, EventState, Frame, Result, Task, Transition
+from framemesh.messages import (
+    AudioWindow,
+    DeadLetter,
+    Detection,
+    Event,
+    EventState,
+    Frame,
+    Result,
+    Task,
+    Transition,
+)
 
 
 def frame(source: str, seq: int = 0, /, **values: Any) -> Frame:
