@@ -92,39 +92,33 @@ def _settle(words: Sequence[Word], kept: list[bool], begin: float, before: Tail)
     given = len(_given(theirs, begin))
     pairs = _align(mine, theirs)
     passed = max((i for i, j in pairs.items() if j < given), default=-1)
+    given_until = theirs[given - 1].end if given else begin
     for i, word in enumerate(mine):
-        if i <= passed or (i not in pairs and _collides(word, theirs[:given])):
+        if i <= passed or (i not in pairs and word.end < given_until + EDGE_S):  # a piece of what was given
             kept[i] = False
-    heard = dict(zip(pairs.values(), pairs, strict=True))
+    heard = {j: i for i, j in pairs.items()}
     added: list[Word] = []
-    for j in range(given, len(theirs)):
-        word = theirs[j]
-        rivals = (
-            [heard[j]] if j in heard else [i for i in range(len(mine)) if kept[i] and _collides(mine[i], [word])]
-        )
-        if all(_better(word, before.end, mine[i], begin) for i in rivals) and not (
-            j in heard and heard[j] <= passed
-        ):
-            for i in rivals:
-                kept[i] = False
-            added.append(word)
+    for j, word in list(enumerate(theirs))[given:]:
+        rivals = [heard[j]] if j in heard else [i for i in range(len(mine)) if kept[i] and _collide(mine[i], word)]
+        if any(i <= passed or not _better(word, before.end, mine[i], begin) for i in rivals):
+            continue
+        added.append(word)
+        for i in rivals:
+            kept[i] = False
     return added
 
 
 def _better(theirs: Word, end: float, mine: Word, begin: float) -> bool:
-    """Whether the window that ``end``s heard a word whole of which this one, from ``begin``, heard a piece."""
+    """Whether the window before, until ``end``, heard whole what this one, from ``begin``, heard a piece of."""
     if mine.start >= begin + EDGE_S:
         return False
     return theirs.end <= end - EDGE_S or len(theirs.text) > len(mine.text)
 
 
-def _collides(word: Word, others: Iterable[Word]) -> bool:
-    """Whether a word is said while one of the others is."""
-    return any(
-        min(word.end, other.end) - max(word.start, other.start)
-        > SAME_TIME * min(word.end - word.start, other.end - other.start)
-        for other in others
-    )
+def _collide(one: Word, other: Word) -> bool:
+    """Whether two words are said at the same time."""
+    shared = min(one.end, other.end) - max(one.start, other.start)
+    return shared > SAME_TIME * min(one.end - one.start, other.end - other.start)
 
 
 # -- which word is which ------------------------------------------------------------------------------
