@@ -18,8 +18,7 @@ import numpy as np
 from scipy.signal import resample_poly  # type: ignore[import-untyped]
 
 from framemesh.audio import RATE, Samples
-from services.voice.pitch import Track
-from services.voice.pyin import HOP
+from services.voice.pitch import HOP, Track
 from services.voice.sound import Values
 from services.voice.untold import Untold
 

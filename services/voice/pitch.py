@@ -1,4 +1,7 @@
-"""Pitch: how high a voice is, when, and how far it moves."""
+"""Pitch: how high a voice is, when, and how far it moves.
+
+By probabilistic YIN (Mauch & Dixon, ICASSP 2014) as librosa has it.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import librosa
 import numpy as np
 
 from framemesh.audio import RATE, Samples
-from services.voice.pyin import HOP, pyin
 from services.voice.sound import Stretch, Values, runs
 from services.voice.untold import Untold
 
+HOP = 160
 HOP_S = HOP / RATE
+FRAME = 1024
+"""Samples that a pitch is told from. With 2048, librosa's own choice, moving voices lose it and breath has one."""
+AT_BOUND = 1.003
+"""A pitch so near to the lower bound is none: librosa gives the bound where nothing between the two fits."""
 AROUND = 5
 """Frames before and after a stretch that its pitch is also told from."""
 LEAST_FRAMES = 3
@@ -56,11 +64,21 @@ def track(samples: Samples, stretches: Sequence[Stretch], *, low_hz: float, high
         first, last = round(begin / HOP_S), min(round(end / HOP_S) + 1, len(hz))
         origin = max(0, first - AROUND)
         part = samples[origin * HOP : (last + AROUND) * HOP]
-        hz[first:last] = pyin(part, low_hz=low_hz, high_hz=high_hz)[first - origin :][: last - first]
+        hz[first:last] = _pyin(part, low_hz, high_hz)[first - origin :][: last - first]
     for begin, end in runs(~np.isnan(hz)):
         if end - begin < LEAST_FRAMES:
             hz[begin:end] = np.nan
     return Track(hz)
+
+
+def warm_up() -> None:
+    """Have librosa compile, which takes 20 s on a machine where it never ran."""
+    _pyin(np.zeros(FRAME, np.float32), 65, 500)
+
+
+def _pyin(samples: Samples, low_hz: float, high_hz: float) -> Values:
+    hz = librosa.pyin(samples, fmin=low_hz, fmax=high_hz, sr=RATE, frame_length=FRAME, hop_length=HOP)[0]
+    return np.where(hz > low_hz * AT_BOUND, hz, np.nan)
 
 
 def check_voiced(track: Track, speaking_s: float) -> None:

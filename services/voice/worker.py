@@ -12,6 +12,7 @@ from framemesh.audio import Samples
 from framemesh.errors import FramemeshError
 from framemesh.inference import AudioWorker, WorkerSettings
 from framemesh.messages import AudioTask, Found
+from services.voice import pitch
 from services.voice.measure import Choices, fault, measure
 from services.voice.speech import SpeechDetector, weights
 
@@ -35,10 +36,11 @@ class VoiceInference(AudioWorker[VoiceSettings]):
     choices: ClassVar[dict[str, tuple[str, ...]]] = {"silero-pyin": ()}
 
     def load(self) -> None:
-        """Find the weights."""
+        """Find the weights, and get librosa ready."""
         settings = self.settings
         self._choices = choices(settings)
         path = weights()
+        pitch.warm_up()
         self._detector = SpeechDetector(path, threads=settings.inference_threads)
         self.model_name, self.model_sha256 = "silero-pyin", assets.file_sha256(path)
 

@@ -286,7 +286,7 @@ def test_whatever_comes_is_measured_or_has_a_reason(data: st.DataObject) -> None
 # -- windows ------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(
     gaps=st.lists(st.floats(0.25, 0.9), min_size=1, max_size=5),
     window=st.floats(2.0, 4.0),

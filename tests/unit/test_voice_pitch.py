@@ -84,7 +84,7 @@ def test_the_bounds_bound() -> None:
 def test_voice_that_begins_and_ends_is_voiced_there_alone() -> None:
     sound = np.concatenate((silence(0.5), voice(120, 0.6), silence(0.4)))
     ((begin, end),) = tracked(sound).voiced
-    assert (begin * 0.01, end * 0.01) == pytest.approx((0.5, 1.1), abs=0.03)
+    assert (begin * 0.01, end * 0.01) == pytest.approx((0.5, 1.1), abs=0.035)  # a frame is 0.064 s
 
 
 def test_contour_has_a_value_every_tenth_of_a_second() -> None:
