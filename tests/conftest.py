@@ -35,6 +35,9 @@ SETTINGS = (
     "services.router.router.RouterSettings",
     "services.detection.worker.DetectionSettings",
     "services.classification.worker.ClassificationSettings",
+    "services.face.worker.FaceSettings",
+    "services.voice.worker.VoiceSettings",
+    "services.transcribe.worker.TranscribeSettings",
     "services.registrator.settings.RegistratorSettings",
 )
 
