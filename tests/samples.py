@@ -23,6 +23,11 @@ from framemesh.messages import (
     Transition,
 )
 
+PRESIDENT = (
+    "and so my fellow americans ask not what your country can do for you ask what you can do for your country"
+)
+"""What is said in the sample ``jfk``."""
+
 
 def frame(source: str, seq: int = 0, /, **values: Any) -> Frame:
     given = {
@@ -102,6 +107,16 @@ async def until(check: Callable[[], Awaitable[Any]], *, within: float = 10.0) ->
 async def dead_letters(bus: Bus, stream: str, subject: str) -> list[DeadLetter]:
     read = bus.read("DEADLETTERS", f"dead.{stream}.{subject}", 1, DeadLetter)
     return [stored.message async for stored in read]
+
+
+def word_errors(said: list[str], heard: list[str]) -> int:
+    """Levenshtein distance in words."""
+    row = list(range(len(heard) + 1))
+    for i, one in enumerate(said, 1):
+        before, row = row, [i]
+        for j, other in enumerate(heard, 1):
+            row.append(min(before[j] + 1, row[-1] + 1, before[j - 1] + (one != other)))
+    return row[-1]
 
 
 class OwnServer:

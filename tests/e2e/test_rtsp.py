@@ -47,9 +47,9 @@ def require_rtsp() -> None:
 
 
 @contextmanager
-def camera(clip: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+def camera(clip: Path, port: int, *options: str, repeat: int = 50) -> Iterator[subprocess.Popen[str]]:
     server = subprocess.Popen(
-        [SYSTEM_PYTHON, str(SERVER), str(clip), "--port", str(port), "--repeat", "50"],
+        [SYSTEM_PYTHON, str(SERVER), str(clip), "--port", str(port), "--repeat", str(repeat), *options],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert server.stdout

@@ -9,61 +9,30 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from framemesh import assets, subjects
 from framemesh.bus import Bus
-from framemesh.mesh import LogFiles, Mesh
-from framemesh.messages import DeadLetter, Result, SourceState
+from framemesh.mesh import Mesh
+from framemesh.messages import DeadLetter, Result
 from framemesh.registry import Registry
 from framemesh.registry import connect as connect_redis
-from tests.e2e.mesh import environment, framemesh
+from tests.e2e.mesh import ended, environment, framemesh, known, mesh_of
 
 SECONDS = 0.8
 BAD = "tests.e2e.bad_worker:Bad"
 GOOD = "examples.brightness:Brightness"
 
 
-@asynccontextmanager
-async def mesh_of(folder: Path, workers: dict[str, dict[str, str]]) -> AsyncIterator[tuple[Mesh, Bus]]:
-    """Servers, uploader, router and some workers, which the router knows."""
-    logs = LogFiles(folder / "logs")
-    async with Mesh(folder, on_line=logs) as mesh:
-        await mesh.start_servers()
-        for name in ("uploader", "router"):
-            await mesh.start_service(name)
-        for spec, settings in workers.items():
-            await mesh.start_service(spec, settings, label=spec.rpartition(":")[2])
-        bus = await Bus.connect(mesh.environment()["nats_host"], "test")
-        try:
-            yield mesh, bus
-        finally:
-            await bus.close()
-    logs.close()
-
-
-async def known(folder: Path, *kinds: str) -> None:
-    log = folder / "logs" / "router.log"
-    deadline = time.monotonic() + 30
-    while not log.exists() or not all(f"{kind} is alive" in log.read_text() for kind in kinds):
-        assert time.monotonic() < deadline, kinds
-        await asyncio.sleep(0.05)
-
-
 async def read(mesh: Mesh, bus: Bus, source: str = "file", **settings: str) -> list[int]:
     """Read the first frames of a real clip to the end; gives their numbers."""
     reader = {"video_source": str(assets.ensure("carphone")), "pace": "fast", "video_duration": str(SECONDS)}
     await mesh.start_service("reader", reader | {"source": source} | settings, label=source)
-    while True:
-        state = await bus.last(subjects.SOURCES.name, subjects.source_state(source), SourceState)
-        if state and state.message.state != "started":
-            assert state.message.frames > 10
-            return list(range(state.message.frames))
-        await asyncio.sleep(0.05)
+    state = await ended(bus, source)
+    assert state.frames > 10
+    return list(range(state.frames))
 
 
 async def seen(bus: Bus, kind: str, source: str = "file") -> list[int]:

@@ -118,4 +118,4 @@ async def test_a_worker_by_its_yaml_works_off_its_queue(
     assert isinstance(person, Detection)
     assert (person.label, person.class_id) == ("person", 0)
     (alive,) = await registry.alive(model)
-    assert (alive.model, alive.detail["provider"]) == ("people", "CPUExecutionProvider")
+    assert (alive.model, alive.detail["provider"]) == ("people", "cpu")

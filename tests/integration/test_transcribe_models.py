@@ -23,12 +23,10 @@ from framemesh.messages import AudioTask, Segment
 from services.transcribe.engine import Engine, Listening, moved
 from services.transcribe.stitch import Tail, Window, stitch, tail
 from services.transcribe.weights import find_model, packaged
+from tests.samples import PRESIDENT, word_errors
 
 Need = Callable[[str], Path]
 
-PRESIDENT = (
-    "and so my fellow americans ask not what your country can do for you ask what you can do for your country"
-)
 WIZARD = "he began a confused complaint against the wizard who had vanished behind the curtain on the left"
 HORIZON = "the horizon seems extremely distant"
 
@@ -49,16 +47,6 @@ def engine(hot_words: str = "") -> Engine:
 def words(found: Sequence[Segment]) -> list[str]:
     """What was said, normalised."""
     return re.findall(r"[a-z0-9']+", " ".join(segment.text for segment in found).lower())
-
-
-def word_errors(said: list[str], heard: list[str]) -> int:
-    """Levenshtein distance in words."""
-    row = list(range(len(heard) + 1))
-    for i, one in enumerate(said, 1):
-        before, row = row, [i]
-        for j, other in enumerate(heard, 1):
-            row.append(min(before[j] + 1, row[-1] + 1, before[j - 1] + (one != other)))
-    return row[-1]
 
 
 def in_windows(samples: Samples, length_s: float = 5.0) -> list[Segment]:

@@ -80,7 +80,7 @@ def test_a_model_runs_on_the_cpu(tmp_path: Path) -> None:
     model = onnx.Model(identity(tmp_path / "m.onnx", (1, 4)), takes=(1, 4), gives=(1, 4))
     tensor = np.arange(4, dtype=np.float32)[None]
     assert model.run(tensor).tolist() == tensor.tolist()
-    assert model.provider == onnx.CPU
+    assert model.provider == "cpu"
 
 
 def test_a_dynamic_dimension_fits_any_number(tmp_path: Path) -> None:

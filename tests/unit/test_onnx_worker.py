@@ -182,7 +182,7 @@ def test_a_worker_keeps_its_kind_and_its_model_together(tmp_path: Path, monkeypa
     running.load()
     assert issubclass(worker, OnnxInference)
     assert (worker.kind, worker.path) == ("TestInference", path)
-    assert (running.model_name, running.provider) == ("forklift", "CPUExecutionProvider")
+    assert (running.model_name, running.provider) == ("forklift", "cpu")
     assert running.model_sha256 == file_sha256(tmp_path / "m.onnx")
     assert running.min_size == math.ceil(8 / 0.875)
     (output,) = running.infer([running.preprocess(plain(0, 0, 0))])

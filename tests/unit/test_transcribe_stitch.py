@@ -15,6 +15,8 @@ from services.transcribe.stitch import Tail, Window, stitch, tail
 from tests.samples import window
 
 LENGTH, OVERLAP = 5.0, 0.5
+JITTER = 0.07
+"""Seconds by which a model errs; more, and two words that follow each other may be taken for one."""
 NAMES = (
     *("alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliet", "kilo", "lima"),
     *("mike", "november", "oscar", "papa", "quebec", "romeo", "sierra", "tango", "uniform", "victor", "whiskey"),
@@ -123,11 +125,11 @@ def test_a_window_in_which_nothing_was_said_hides_nothing() -> None:
 
 @st.composite
 def speech(draw: st.DrawFn) -> list[Word]:
-    """Words of 0.1 to 0.45 s, so that each is whole in one of two windows that overlap by 0.5 s."""
+    """Words of 0.2 to 0.45 s, so that each is whole in one of two windows that overlap by 0.5 s."""
     at, words = 0.0, []
     for name in draw(st.permutations(NAMES)):
-        at += draw(st.integers(0, 30)) / 100
-        length = draw(st.integers(10, 45)) / 100
+        at += draw(st.integers(5, 30)) / 100
+        length = draw(st.integers(20, 45)) / 100
         words.append(word(name, at, at + length))
         at += length
     return words
@@ -177,7 +179,7 @@ def test_each_word_is_given_once_when_the_times_differ(data: st.DataObject, word
     given_words: list[str] = []
     before: Tail | None = None
     for place in windows(words):
-        found = heard(data.draw, words, place, 0.12)
+        found = heard(data.draw, words, place, JITTER)
         given_words += texts(stitch(found, place, before))
         before = tail(found, place)
     assert given_words == [each.text for each in words]

@@ -183,9 +183,9 @@ class Cut:
 class Windower:
     """Cuts a sound that comes in pieces of any size into windows of at most ``length_s`` seconds.
 
-    A window ends in the quietest stretch of its latter part when that is quiet enough, and the next one begins
-    where it ended. A window without such a stretch is cut at its full length, and the next one begins
-    ``overlap_s`` seconds earlier, so that a word that was cut is whole in one of the two.
+    A window ends in the last pause of its latter part, and the next one begins where it ended. A window without
+    a pause is cut at its full length, and the next one begins ``overlap_s`` seconds earlier, so that a word that
+    was cut is whole in one of the two.
     """
 
     def __init__(self, length_s: float = 5.0, overlap_s: float = 0.5) -> None:
@@ -250,7 +250,7 @@ class Windower:
 
 
 def quiet_end(window: Samples) -> int | None:
-    """Middle of the quietest stretch in the latter part of a window; None when there is no pause in it."""
+    """Where the last pause in the latter part of a window is quietest; None when there is no pause in it."""
     hop = round(HOP_S * RATE)
     count = window.size // hop
     energy = np.square(window[: count * hop]).reshape(count, hop).mean(axis=1, dtype=np.float64)
@@ -259,9 +259,11 @@ def quiet_end(window: Samples) -> int | None:
     first = round(SEARCH_FROM * count)
     if first >= means.size:
         return None
-    # The latest of equals, so that windows of silence are long.
-    best = means.size - 1 - int(np.argmin(means[first:][::-1]))
     loud = np.percentile(energy, 90) * 10 ** (QUIET_DB / 10)
-    if means[best] > max(loud, 10 ** (SILENT_DB / 10)):
+    quiet = np.flatnonzero(means[first:] <= max(loud, 10 ** (SILENT_DB / 10))) + first
+    if not quiet.size:
         return None
+    # The last one: what a model of speech hears by itself, it hears the better the more there is.
+    last = np.split(quiet, np.flatnonzero(np.diff(quiet) > 1) + 1)[-1]
+    best = int(last[-1] - np.argmin(means[last][::-1]))  # the latest of equals
     return (best * hop) + (width * hop) // 2
