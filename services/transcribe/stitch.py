@@ -99,7 +99,8 @@ def _settle(words: Sequence[Word], kept: list[bool], begin: float, before: Tail)
     heard = {j: i for i, j in pairs.items()}
     added: list[Word] = []
     for j, word in list(enumerate(theirs))[given:]:
-        rivals = [heard[j]] if j in heard else [i for i in range(len(mine)) if kept[i] and _collide(mine[i], word)]
+        alone = (i for i, each in enumerate(mine) if kept[i] and i not in pairs and _collide(each, word))
+        rivals = [heard[j]] if j in heard else list(alone)
         if any(i <= passed or not _better(word, before.end, mine[i], begin) for i in rivals):
             continue
         added.append(word)

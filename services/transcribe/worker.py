@@ -51,6 +51,11 @@ class TranscribeInference(AudioWorker[TranscribeSettings]):
     choices: ClassVar[dict[str, tuple[str, ...]]] = {"tiny.en": ()}
     chosen_by = "transcribe_model"
 
+    async def prepare(self) -> None:
+        """Load the model, and know where the ends of windows are remembered."""
+        self._memory = Memory(self.registry.redis, self.kind)
+        await super().prepare()
+
     def load(self) -> None:
         """Find the model and load it."""
         settings = self.settings
@@ -66,7 +71,6 @@ class TranscribeInference(AudioWorker[TranscribeSettings]):
             compute=settings.transcribe_compute,
             threads=settings.inference_threads,
         )
-        self._memory = Memory(self.registry.redis, self.kind)
         self.model_name, self.model_sha256 = self._engine.name, self._engine.sha256
         self.provider = self._engine.device
 

@@ -51,6 +51,7 @@ def measure(
     start: float,
     probabilities: Samples,
     overlap: float = 0.0,
+    tail: float = 0.0,
     words: Sequence[Word] | None = None,
     choices: Choices = DEFAULT,
 ) -> Voice:
@@ -58,8 +59,9 @@ def measure(
 
     ``probabilities`` [ceil(n / 512)] are those of speech in each 32 ms; none are needed for samples that have a
     ``fault``. All figures are about what follows the first ``overlap`` seconds; those are listened to only for
-    what goes on from them. ``start`` is the time of the first sample; it and ``words`` are in seconds since the
-    epoch. Samples beyond full scale count as cut off.
+    what goes on from them. Only ``words`` count from the beginning on, without the last ``tail`` seconds: a
+    transcription leaves what is said there to the next window. ``start`` is the time of the first sample, seconds
+    since the epoch. Samples beyond full scale count as cut off.
     """
     own_begin = min(round(overlap * RATE), len(samples))
     if reason := fault(samples) or ("nothing but overlap" if own_begin == len(samples) else ""):
@@ -67,9 +69,10 @@ def measure(
     window = _Window(
         samples=np.clip(samples, -1, 1).astype(np.float32),
         own_begin=own_begin,
+        tail=tail,
         start=start,
         probabilities=probabilities,
-        middles=None if words is None else [(word.start + word.end) / 2 - start for word in words],
+        words=None if words is None else len(words),
         choices=choices,
     )
     return window.voice()
@@ -81,9 +84,10 @@ class _Window:
 
     samples: Samples
     own_begin: int
+    tail: float
     start: float
     probabilities: Samples
-    middles: list[float] | None
+    words: int | None
     choices: Choices
 
     @property
@@ -154,7 +158,10 @@ class _Window:
         low, high = self.choices.pitch_low_hz, self.choices.pitch_high_hz
         track = pitch.track(self.samples, stretches, low_hz=low, high_hz=high)
         own = track.between(begin, end)
-        figures.add(("words_per_minute",), lambda: (rate.words_per_minute(self.middles, stretches, begin, end),))
+        figures.add(
+            ("words_per_minute",),
+            lambda: (rate.words_per_minute(self.words, clipped(stretches, 0, end - self.tail)),),
+        )
         figures.add(_PAUSES, lambda: pauses.pauses(stretches, begin, end))
         try:
             pitch.check_voiced(own, length(clipped(stretches, begin, end)))

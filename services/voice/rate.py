@@ -58,17 +58,11 @@ def syllables_per_s(nuclei: Sequence[float], stretches: Sequence[Stretch], begin
     return found / speaking
 
 
-def words_per_minute(
-    middles: Sequence[float] | None, stretches: Sequence[Stretch], begin: float, end: float
-) -> float:
-    """Words, by the times of their middles, and the time from the first to the last speech, pauses and all.
-
-    Raises Untold.
-    """
-    if middles is None:
+def words_per_minute(words: int | None, stretches: Sequence[Stretch]) -> float:
+    """Words by the time from the first to the last speech, pauses and all. Raises Untold."""
+    if words is None:
         raise Untold("no transcript")
-    inside = clipped(stretches, begin, end)
-    talking = inside[-1][1] - inside[0][0] if inside else 0.0
+    talking = stretches[-1][1] - stretches[0][0] if stretches else 0.0
     if talking < LEAST_TALKING_S:
         raise Untold(f"less than {LEAST_TALKING_S:.0f} s of speech")
-    return 60 * sum(begin <= middle < end for middle in middles) / talking
+    return 60 * words / talking

@@ -61,6 +61,7 @@ class VoiceInference(AudioWorker[VoiceSettings]):
                 start=task.timestamp,
                 probabilities=probabilities,
                 overlap=task.overlap,
+                tail=task.tail,
                 words=task.words,
                 choices=self._choices,
             )

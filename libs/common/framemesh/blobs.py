@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import time
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ LEASE_SECONDS = 10.0
 MAX_BYTES = 64 << 20
 """Largest blob that is read: a claim check may point anywhere."""
 
+LARGE_BYTES = 1 << 20
 _TIMEOUT = aiohttp.ClientTimeout(total=15, connect=3)
 
 
@@ -87,7 +89,7 @@ class BlobStore:
         url = await self._next_url()
         try:
             async with self._session.put(
-                url, data=data, params=self._put_query, headers={"Content-Type": content_type}
+                url, data=_body(data), params=self._put_query, headers={"Content-Type": content_type}
             ) as answer:
                 if answer.status >= 300:  # noqa: PLR2004
                     raise BlobError(f"{url}: HTTP {answer.status} {(await answer.text())[:200]}")
@@ -179,6 +181,11 @@ class BlobStore:
             int(body.get("count", 1)),
             time.monotonic() + LEASE_SECONDS,
         )
+
+
+def _body(data: bytes) -> bytes | io.BytesIO:
+    """As aiohttp wants it: a large body in pieces."""
+    return data if len(data) < LARGE_BYTES else io.BytesIO(data)
 
 
 def _with_scheme(address: str) -> str:

@@ -17,13 +17,18 @@ from framemesh.spool import default_folder
 
 GIB = 1 << 30
 LIBRARIES = {
-    "av": "reader, registrator",
-    "cv2": "reader, models, registrator",
-    "simplejpeg": "reader, models",
+    "av": "reader, registrator, voice, transcribe",
+    "cv2": "reader, models of pictures, registrator",
+    "simplejpeg": "reader, models of pictures",
     "onnxruntime": "models",
     "boto3": "registrator",
+    "h5py": "face",
+    "onnx": "face",
+    "librosa": "voice",
+    "pyloudnorm": "voice",
+    "faster_whisper": "transcribe, voice",
 }
-MODELS = ("yolox-nano", "squeezenet", "squeezenet-labels", "people")
+SAMPLES = ("people",)
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def _accelerator() -> Finding:
 
 
 def _assets() -> Iterator[Finding]:
-    for name in MODELS:
+    for name in (*(asset.name for asset in assets.catalogue().values() if asset.kind == "model"), *SAMPLES):
         try:
             path = assets.find(name)
         except FramemeshError as error:

@@ -43,16 +43,15 @@ def list_models(data: DataOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table("model", "worker", "takes", "files", "size", "live", "runs on", "sha256")
-    for column in (*table.columns[:3], *table.columns[4:6]):
-        column.no_wrap = True
+    table = Table("model", "kind", "takes", "size", "live", "runs on", "sha256")
     for row in rows:
-        files = "here" if not row["missing"] else "missing: " + ", ".join(row["missing"])
-        table.add_row(
-            row["model"], row["kind"], row["takes"], files, decimal(row["bytes"]) if row["bytes"] else "",
-            str(row["replicas"]), ", ".join(row["providers"]), ", ".join(sha[:12] for sha in row["sha256"]),
-        )  # fmt: skip
+        runs = ", ".join(row["providers"]), ", ".join(sha[:8] for sha in row["sha256"])
+        size = "missing" if row["missing"] else decimal(row["bytes"]) if row["bytes"] else "packaged"
+        table.add_row(row["model"], row["kind"], row["takes"], size, str(row["replicas"]), *runs)
     out.print(table)
+    for row in rows:
+        if row["missing"]:
+            out.print(f"{row['model']} lacks {', '.join(row['missing'])}: `framemesh models pull {row['model']}`")
 
 
 @app.command()
@@ -73,7 +72,7 @@ def show(
     if as_json:
         typer.echo(json.dumps(report, indent=2))
         return
-    out.print(f"[bold]{info.name}[/], run by {info.kind}, takes {info.takes}s")
+    out.print(f"[bold]{info.name}[/], run by {info.kind}, takes {info.takes}")
     out.print(f"start: {report['start']}" + (f", with {report['setting']}" if report["setting"] else ""))
     for file in report["files"]:
         place = file["path"] or f"not here: `framemesh models pull {info.name}`"
@@ -153,6 +152,8 @@ def _here() -> list[str]:
 
 def _known(name: str) -> ModelInfo:
     known = models.known()
+    if default := next((info for info in known.values() if info.worker == name), None):
+        return default
     if name not in known:
         raise FramemeshError(f"there is no model {name!r}; there are: {', '.join(known)}")
     return known[name]

@@ -31,6 +31,7 @@ CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 
 _SHORT = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
+_NAMES = {provider: name for name, provider in _SHORT.items()}
 _FATAL = 4
 _WARNING = 2
 _TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)"}
@@ -115,8 +116,8 @@ class Model:
 
     @property
     def provider(self) -> str:
-        """The execution provider that runs the model."""
-        return str(self.session.get_providers()[0])
+        """What runs the model: cpu, cuda, tensorrt, or ONNX Runtime's own name of another provider."""
+        return provider_of(self.session)
 
     def run(self, tensor: Tensor) -> Tensor:
         """Give the first output for one input tensor (batch included)."""
@@ -145,8 +146,8 @@ class Network:
 
     @property
     def provider(self) -> str:
-        """The execution provider that runs the model."""
-        return str(self.session.get_providers()[0])
+        """What runs the model: cpu, cuda, tensorrt, or ONNX Runtime's own name of another provider."""
+        return provider_of(self.session)
 
     def run(self, tensor: Tensor, outputs: list[str]) -> list[Tensor]:
         """Give the named outputs for one input tensor. Raises FramemeshError when the model cannot run on it."""
@@ -156,6 +157,12 @@ class Network:
             raise FramemeshError(
                 f"model file {self.path} does not run on {tensor.dtype}{list(tensor.shape)}: {_first_line(error)}"
             ) from error
+
+
+def provider_of(session: ort.InferenceSession) -> str:
+    """The execution provider of a session, by its short name where it has one."""
+    name = str(session.get_providers()[0])
+    return _NAMES.get(name, name)
 
 
 # `open_session` has an argument of the same name.
