@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 from framemesh import subjects
@@ -53,8 +53,9 @@ async def mesh_of(
     folder: Path, workers: dict[str, dict[str, str]], routes: str = ""
 ) -> AsyncIterator[tuple[Mesh, Bus]]:
     """Servers, uploader, router and some workers, by spec or as ``label=spec``."""
-    logs = LogFiles(folder / "logs")
-    async with Mesh(folder, on_line=logs) as mesh:
+    async with AsyncExitStack() as stack:
+        logs = stack.enter_context(closing(LogFiles(folder / "logs")))
+        mesh = await stack.enter_async_context(Mesh(folder, on_line=logs))
         await mesh.start_servers()
         await mesh.start_service("uploader")
         await mesh.start_service("router", {"routes": routes} if routes else {})
@@ -62,11 +63,8 @@ async def mesh_of(
             label, _, spec = name.rpartition("=")
             await mesh.start_service(spec, settings, label=label or spec.rpartition(":")[2])
         bus = await Bus.connect(mesh.environment()["nats_host"], "test")
-        try:
-            yield mesh, bus
-        finally:
-            await bus.close()
-    logs.close()
+        stack.push_async_callback(bus.close)
+        yield mesh, bus
 
 
 async def known(folder: Path, *kinds: str) -> None:

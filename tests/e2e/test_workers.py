@@ -72,16 +72,20 @@ async def test_a_model_that_misbehaves_hurts_only_itself(
         assert mesh.services["Brightness"].restarts == 0
 
 
-async def test_a_model_that_kills_its_process_is_started_again(tmp_path: Path) -> None:
-    """Nothing can be said of the frame then; after five deliveries it goes to the dead letters."""
-    async with mesh_of(tmp_path, {BAD: {"bad_how": "die"}}) as (mesh, bus):
+async def test_a_model_that_kills_its_process_loses_the_frame_and_no_other(tmp_path: Path) -> None:
+    """Nothing can be said of it but that: what lay beside it in the process that died comes again and is done."""
+    async with mesh_of(tmp_path, {BAD: {"bad_how": "die", "batch_size": "4"}}) as (mesh, bus):
         await known(tmp_path, "BadInference")
         every = await read(mesh, bus)
-        deadline = time.monotonic() + 40
-        while mesh.services["Bad"].restarts < 2:  # it comes again ten seconds later, and kills again
-            assert time.monotonic() < deadline
+        deadline = time.monotonic() + 90
+        rest = [seq for seq in every if seq != 5]
+        while await seen(bus, "BadInference") != rest or not await letters(bus):
+            assert time.monotonic() < deadline, (await seen(bus, "BadInference"), await letters(bus))
             await asyncio.sleep(0.2)
-        assert await seen(bus, "BadInference") == [seq for seq in every if seq != 5]
+        (letter,) = await letters(bus)
+        assert letter.reason == "bad ended its process on it 2 times"
+        assert json.loads(letter.payload)["seq"] == 5
+        assert mesh.services["Bad"].restarts == 3  # once when it was not yet alone
 
 
 async def test_a_model_that_never_lets_go_of_the_interpreter_is_ended(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ async def test_a_member_has_the_task_under_its_key_and_the_start_as_its_score(
     assert (message["model"], message["source"]) == ("DetectionInference", source)
     assert (message["frame_id"], message["seq"]) == ("frame_000000", 0)
     assert message["result"] == [
-        {"label": "person", "class_id": 0, "confidence": 0.9, "box": [1.0, 2.0, 3.0, 4.0]}
+        {"kind": "detection", "label": "person", "class_id": 0, "confidence": 0.9, "box": [1.0, 2.0, 3.0, 4.0]}
     ]
     wanted = {
         "id": made.id, "source": source, "label": "person", "counts": {"person": 3}, "start": 1234.5,

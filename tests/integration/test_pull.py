@@ -271,7 +271,7 @@ async def test_what_fails_too_often_is_a_dead_letter_with_its_stack(bus: Bus, so
 
 
 async def test_what_kills_its_workers_is_a_dead_letter(servers: Mapping[str, str], bus: Bus, source: str) -> None:
-    consumer = queue(source, ack_wait=0.5, max_deliveries=2)
+    consumer = queue(source, ack_wait=0.5, max_unfinished=2)
     await fill(bus, consumer, 1)
     for _ in range(2):
         worker = await Bus.connect(servers["nats_host"], "worker")

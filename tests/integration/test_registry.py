@@ -123,3 +123,20 @@ async def test_a_redis_that_does_not_answer_is_named() -> None:
     port = free_port()
     with pytest.raises(FramemeshError, match=f"redis_host, redis_port: no Redis answers at {HOST}:{port}"):
         await connect_redis(HOST, port, patience=0.3)
+
+
+async def test_attempts_are_counted_until_one_is_survived_or_they_are_old(registry: Registry, source: str) -> None:
+    assert [await registry.attempt(source, 60) for _ in range(3)] == [1, 2, 3]
+    await registry.survived(source)
+    assert await registry.attempt(source, 0.1) == 1
+    await asyncio.sleep(0.2)
+    assert await registry.attempt(source, 60) == 1
+
+
+async def test_without_redis_no_attempt_counts(own_redis: OwnServer) -> None:
+    client = await connect_redis(own_redis.environment["redis_host"], int(own_redis.environment["redis_port"]))
+    registry = Registry(client, 1.0)
+    await own_redis.kill()
+    assert await registry.attempt("anything", 60) == 0
+    await registry.survived("anything")
+    await client.aclose()

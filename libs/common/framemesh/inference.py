@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 LAST_BATCH_SECONDS = 1.5
 SUSPECT_DELIVERIES = 2
 """A task that comes again may be what ended the worker that had it: it goes to the model alone."""
+MOST_ATTEMPTS = 2
+"""How often a suspect may end a process. What only lay beside it in a worker that died is not counted."""
+SUSPECT_SECONDS = 3600.0
 
 SKIPPED = Counter("framemesh_skipped_total", "What a model did not look at, by reason", ["model", "reason"])
 
@@ -204,6 +207,9 @@ class Worker(Service[W], Generic[W, T]):
         loop = asyncio.get_running_loop()
         while True:
             self._batch = await self._next_batch()
+            if await self._is_fatal(self._batch[0]):
+                self._batch = []
+                continue
             inference = loop.run_in_executor(self._thread, self._work, self._batch)
             try:
                 async with asyncio.timeout(self.settings.inference_timeout):
@@ -219,6 +225,15 @@ class Worker(Service[W], Generic[W, T]):
             finally:
                 self._hand_on(self._batch)
                 self._batch = []
+
+    async def _is_fatal(self, work: Work[T]) -> bool:
+        """Move a suspect that has ended workers to the dead letters, instead of giving it to the model again."""
+        attempts = await self.registry.attempt(work.task.task_key, SUSPECT_SECONDS) if work.suspect else 0
+        if attempts <= MOST_ATTEMPTS:
+            return False
+        work.places.release()
+        await self.bus.bury(work.envelope, f"{self.model_name} ended its process on it {MOST_ATTEMPTS} times")
+        return True
 
     async def _watching_memory(self) -> None:
         limit = self.settings.worker_memory_mb << 20 or guard.machine_memory() // 2
@@ -265,6 +280,8 @@ class Worker(Service[W], Generic[W, T]):
     def _hand_on(self, batch: list[Work[T]]) -> None:
         for work in batch:
             work.places.release()
+            if work.suspect:
+                self._later(self.registry.survived(work.task.task_key))
             self._later(self._publish(work) if work.done else work.envelope.nak(0.1))
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:

@@ -240,12 +240,12 @@ class Pull(Generic[M]):
     # -- inside -------------------------------------------------------------------------------------
 
     async def _open(self, waiting: _Waiting) -> Envelope[M] | None:
-        """Validate a message; what is none, or has killed its workers, goes to the dead letters."""
+        """Validate a message; what is none, or was never finished, goes to the dead letters."""
         msg = waiting.msg
         meta = Meta.parse(msg.reply)
         envelope: Envelope[M] = Envelope(self, msg, meta, waiting.since)
         self._held[msg.reply] = envelope
-        if meta.deliveries > self.consumer.max_deliveries:
+        if meta.deliveries > self.consumer.max_unfinished:
             await self._bus.bury(envelope, f"delivered {meta.deliveries} times and never finished")
             return None
         try:

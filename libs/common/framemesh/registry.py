@@ -93,6 +93,26 @@ class Registry:
         found = [beat for value in values if value and (beat := _parse(value))]
         return sorted(found, key=lambda beat: (beat.kind, beat.instance))
 
+    # -- attempts -----------------------------------------------------------------------------------
+
+    async def attempt(self, name: str, seconds: float) -> int:
+        """Count an attempt at ``name``, forgotten ``seconds`` after the last; 0 while Redis is away."""
+        key = f"attempt:{name}"
+        try:
+            async with self.redis.pipeline() as pipeline:
+                pipeline.incr(key)
+                pipeline.pexpire(key, _ms(seconds))
+                counted, _ = await pipeline.execute()
+        except RedisError as error:
+            log.warning("attempts at %s are not counted: %s", name, error)
+            return 0
+        return int(counted)
+
+    async def survived(self, name: str) -> None:
+        """An attempt has come to an end, a good one or not: forget those at ``name``."""
+        with _tolerated(f"attempts at {name}"):
+            await self.redis.delete(f"attempt:{name}")
+
     # -- leases -------------------------------------------------------------------------------------
 
     async def acquire(self, name: str, owner: str) -> bool:

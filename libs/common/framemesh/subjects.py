@@ -104,8 +104,11 @@ class Consumer:
     stream: Stream
     config: ConsumerConfig
     max_deliveries: int = WORKER_DELIVERIES
-    """Deliveries after which a message goes to the dead letters; counted by the client, since a server that
-    stops delivering would leave the message in a work queue for ever."""
+    """Deliveries after which a message that fails goes to the dead letters."""
+    max_unfinished: int = MESH_DELIVERIES
+    """Deliveries after which one goes there that nobody has finished; counted by the client, since a server that
+    stops delivering would leave the message in a work queue for ever. What only lay beside a message that ended
+    its process is delivered again as well, so this is many."""
     exclusive: bool = False
     """Whether one process at a time reads it, having taken it over."""
 
