@@ -11,7 +11,7 @@ import numpy as np
 from framemesh.boxes import Floats, Image, Size, Tensor, clip, nms
 from framemesh.errors import FramemeshError
 from framemesh.messages import Box, Point
-from framemesh.onnx import open_session
+from framemesh.onnx import open_session, provider_of
 
 CONFIDENCE = 0.6
 LONGEST = 640
@@ -68,7 +68,7 @@ class YuNet:
     @property
     def provider(self) -> str:
         """The execution provider that runs the model."""
-        return str(self._session.get_providers()[0])
+        return provider_of(self._session)
 
     def detect(self, image: Image, confidence: float = CONFIDENCE) -> list[FaceBox]:
         """Faces of a BGR picture [h, w, 3], best first."""

@@ -110,7 +110,8 @@ def bench(
 ) -> None:
     """Measure models on this machine: milliseconds a frame, or a window of sound, and what they run on.
 
-    Each is loaded in this process and run on a real picture or real speech, where the samples are here.
+    Each is loaded in this process and run on a real picture or real speech, where the samples are here; before and
+    after are the milliseconds of `preprocess` and `postprocess`.
     """
     batches = _batches(batch)
     settings: dict[str, Any] = (
@@ -123,7 +124,8 @@ def bench(
     if as_json:
         typer.echo(json.dumps([timing.as_dict() for timing in timings], indent=2))
         return
-    table = Table("model", "runs on", "batch", "preprocess", "infer", "postprocess", "ms each", "real time")
+    table = Table("model", "runs on", "batch", "before", "infer", "after", "ms each", "real time")
+    table.columns[0].no_wrap = True
     for timing in timings:
         speed = f"x {timing.window_s * 1000 / timing.total_ms:.1f}" if timing.window_s else ""
         table.add_row(
