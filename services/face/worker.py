@@ -68,6 +68,7 @@ class FaceInference(ModelWorker[FaceSettings]):
     kind = "FaceInference"
     settings_type = FaceSettings
     min_size = 720
+    follows_sources = True
     choices = {"yunet": ("yunet", *(name for part in PARTS for name in WEIGHTS[part]))}  # noqa: RUF012 - as declared
 
     def load(self) -> None:

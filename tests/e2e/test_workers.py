@@ -16,7 +16,7 @@ import pytest
 from framemesh import assets, subjects
 from framemesh.bus import Bus
 from framemesh.mesh import Mesh
-from framemesh.messages import DeadLetter, Result
+from framemesh.messages import DeadLetter, Finding, Result
 from framemesh.registry import Registry
 from framemesh.registry import connect as connect_redis
 from tests.e2e.mesh import ended, environment, framemesh, known, mesh_of
@@ -24,6 +24,7 @@ from tests.e2e.mesh import ended, environment, framemesh, known, mesh_of
 SECONDS = 0.8
 BAD = "tests.e2e.bad_worker:Bad"
 GOOD = "examples.brightness:Brightness"
+FOLLOWING = "tests.e2e.following_worker:Following"
 
 
 async def read(mesh: Mesh, bus: Bus, source: str = "file", **settings: str) -> list[int]:
@@ -145,6 +146,41 @@ async def test_a_model_joins_a_running_mesh_and_leaves_it(tmp_path: Path) -> Non
             worker.send_signal(signal.SIGINT)
             status = await asyncio.wait_for(worker.wait(), 10)
         assert status == 130
+
+
+async def test_a_model_that_remembers_sees_all_of_a_source_and_its_replicas_share_the_sources(
+    tmp_path: Path,
+) -> None:
+    replicas: dict[str, dict[str, str]] = {f"following-{number}={FOLLOWING}": {} for number in (1, 2)}
+    async with mesh_of(tmp_path, replicas) as (mesh, bus):
+        await known(tmp_path, "FollowingInference")
+        sources = ("left", "right")
+        runs = await asyncio.gather(*(read(mesh, bus, source, video_duration="3") for source in sources))
+
+        async def numbers(source: str) -> list[tuple[int, int]]:
+            stored = bus.read(subjects.RESULTS.name, subjects.results("FollowingInference", source), 1, Result)
+            found = sorted([each.message async for each in stored], key=lambda result: result.seq)
+            data = [item.data for result in found for item in result.result if isinstance(item, Finding)]
+            return [(each["pid"], each["number"]) for each in data]
+
+        pids = set()
+        for source, every in zip(sources, runs, strict=True):
+            deadline = time.monotonic() + 60
+            while len(found := await numbers(source)) < len(every):
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
+            assert [number for _, number in found] == list(range(1, len(every) + 1))
+            assert len({pid for pid, _ in found}) == 1
+            pids.add(found[0][0])
+        assert len(pids) == 2
+        # One of the two dies: the other takes its source over, and no frame is lost.
+        os.kill(mesh.pids()["following-1"], signal.SIGKILL)
+        mesh.services["following-1"].let_die()
+        await read(mesh, bus, "left", video_duration="3")  # as many frames as before
+        deadline = time.monotonic() + 60
+        while len(await numbers("left")) < 2 * len(runs[0]):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
 
 
 @pytest.mark.parametrize(

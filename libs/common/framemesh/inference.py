@@ -20,9 +20,11 @@ from framemesh.blobs import BlobError, BlobMissing, BlobStore
 from framemesh.bus import Reject
 from framemesh.errors import StartAgain
 from framemesh.messages import MOST_FOUND, AudioTask, Box, Delivery, Found, Heartbeat, Medium, Result, Task
-from framemesh.pull import Envelope, Pull
+from framemesh.pull import Envelope
 from framemesh.service import Service
 from framemesh.settings import Settings
+from framemesh.shares import Shares
+from framemesh.subjects import Consumer
 from framemesh.telemetry import STAGE_SECONDS, child_trace
 
 if TYPE_CHECKING:  # a worker of sound needs no OpenCV, one of pictures no FFmpeg
@@ -110,6 +112,8 @@ class Worker(Service[W], Generic[W, T]):
     """Models that this worker can run, and the assets that each needs."""
     chosen_by: ClassVar[str] = ""
     """The setting that chooses among them."""
+    follows_sources: ClassVar[bool] = False
+    """Whether all tasks of a source go to one replica, for a model that remembers what it has seen of it."""
 
     model_name: str = ""
     model_sha256: str = ""
@@ -152,12 +156,14 @@ class Worker(Service[W], Generic[W, T]):
 
     async def run(self) -> None:
         """Work off live and lossless tasks until cancelled."""
-        consumers = subjects.worker_consumers(self.kind, self.medium)
-        window = self.settings.batch_size
-        pulls = [await self.bus.pull(consumer, self.task_type, window=window) for consumer in consumers]
+        await self.bus.declare(*subjects.task_streams(self.kind, self.medium))
         async with guard.against_starving(), asyncio.TaskGroup() as group:
-            for pull in pulls:
-                group.create_task(self._fetching(pull))
+            if self.follows_sources:
+                shares = Shares(self.bus, self.registry, self.kind, self.medium, self.instance)
+                group.create_task(shares.run(self._fetching_source))
+            else:
+                for consumer in subjects.worker_consumers(self.kind, self.medium):
+                    group.create_task(self._fetching(consumer))
             group.create_task(self._inferring())
             group.create_task(self._watching_memory())
 
@@ -178,19 +184,32 @@ class Worker(Service[W], Generic[W, T]):
 
     # -- fetch --------------------------------------------------------------------------------------
 
-    async def _fetching(self, pull: Pull[T]) -> None:
+    async def _fetching_source(self, source: str) -> None:
+        """Fetch the tasks of one source."""
+        async with asyncio.TaskGroup() as group:
+            for consumer in subjects.worker_consumers(self.kind, self.medium, source):
+                group.create_task(self._fetching(consumer))
+
+    async def _fetching(self, consumer: Consumer) -> None:
         """Fetch one batch ahead of the model and no more: a live frame that waits here grows old."""
+        pull = await self.bus.pull(consumer, self.task_type, window=self.settings.batch_size)
         places = asyncio.Semaphore(2 * self.settings.batch_size)
-        while True:
-            await places.acquire()
-            for envelope in await pull.batch(1):
-                await self._fetch_work(envelope, places)
+        try:
+            while True:
+                await places.acquire()
+                for envelope in await pull.batch(1):
+                    await self._fetch_work(envelope, places)
+        finally:
+            await pull.stop()
 
     async def _fetch_work(self, envelope: Envelope[T], places: asyncio.Semaphore) -> None:
         begun = time.perf_counter()
         timing = {"queue": max(0.0, (time.time() - envelope.meta.stored_at) * 1000)}
         try:
             data = await self._blobs.get_patiently(envelope.message.url)
+        except asyncio.CancelledError:
+            await envelope.nak(0.1)  # for the replica that has the source now
+            raise
         except BlobMissing as error:
             places.release()
             await self.bus.bury(envelope, f"{envelope.message.key} is gone: {error}", error)

@@ -124,6 +124,11 @@ class Registry:
         with contextlib.suppress(RedisError):
             await self._release(keys=[f"lease:{name}"], args=[owner])
 
+    async def leases(self, prefix: str) -> set[str]:
+        """What follows ``prefix`` in the names of the leases that somebody holds."""
+        begin = f"lease:{prefix}"
+        return {str(key).removeprefix(begin) async for key in self.redis.scan_iter(match=f"{begin}*", count=500)}
+
     @contextlib.asynccontextmanager
     async def lease(self, name: str, owner: str) -> AsyncIterator[asyncio.Event]:
         """Wait for a lease, hold it for the length of the block, give it back.

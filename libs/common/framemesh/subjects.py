@@ -286,13 +286,24 @@ def follower_consumer(model: str) -> Consumer:
     return _consumer(RESULTS, f"router-{model}", ack_wait=10, filter_subject=results(model, "*"))
 
 
-def worker_consumers(model: str, medium: Medium = Medium.FRAME) -> tuple[Consumer, Consumer]:
-    """A model's live and lossless tasks, shared by all of its workers."""
+def worker_consumers(
+    model: str, medium: Medium = Medium.FRAME, source: str | None = None
+) -> tuple[Consumer, Consumer]:
+    """A model's live and lossless tasks, shared by all of its workers; or those of one source."""
     live, lossless = task_streams(model, medium)
-    most = WORKER_DELIVERIES
-    return (
-        _consumer(live, "workers", ack_wait=10, max_deliveries=most),
-        _consumer(lossless, "workers", ack_wait=10, max_deliveries=most),
+    return _worker_consumer(live, source), _worker_consumer(lossless, source)
+
+
+def _worker_consumer(stream: Stream, source: str | None) -> Consumer:
+    if source is None:
+        return _consumer(stream, "workers", ack_wait=10, max_deliveries=WORKER_DELIVERIES)
+    return _consumer(
+        stream,
+        f"workers-{source}",
+        ack_wait=10,
+        max_deliveries=WORKER_DELIVERIES,
+        filter_subject=f"{stream.name}.{source}",
+        inactive_threshold=HOUR,
     )
 
 

@@ -1,0 +1,95 @@
+"""The sources of a model, shared among its replicas: all tasks of a source go to one of them, as long as it lives.
+
+A model that follows things over frames must see all frames of a source. Each source has a lease in Redis; a
+replica takes free ones up to its fair share, and gives one back when there are more replicas than before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+from redis.exceptions import RedisError
+
+from framemesh.bus import Bus
+from framemesh.messages import Medium
+from framemesh.registry import Registry
+from framemesh.subjects import task_streams
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.5
+IDLE_SECONDS = 30.0
+"""A source that had no tasks for so long is given back."""
+
+
+class Shares:
+    """The sources that one replica of ``kind`` works on."""
+
+    def __init__(self, bus: Bus, registry: Registry, kind: str, medium: Medium, instance: str) -> None:
+        self._bus, self._registry = bus, registry
+        self._kind, self._medium, self._instance = kind, medium, instance
+        self._working: dict[str, asyncio.Task[None]] = {}
+        self._busy: dict[str, float] = {}
+
+    @property
+    def sources(self) -> set[str]:
+        """Those that are worked on here."""
+        return set(self._working)
+
+    async def run(self, work: Callable[[str], Awaitable[None]]) -> None:
+        """Run ``work`` for each source that falls to this replica, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._working = {source: task for source, task in self._working.items() if not task.done()}
+                try:
+                    if source := await self._next():
+                        self._working[source] = group.create_task(self._hold(source, work))
+                except RedisError as error:  # the heartbeats say so too; what is held is held
+                    log.debug("shares of %s: %s", self._kind, error)
+                await asyncio.sleep(LOOK_SECONDS * random.uniform(0.5, 1))  # noqa: S311 - not all at once
+
+    async def _next(self) -> str | None:
+        """A source to begin with, if one falls to us; what falls to others is given back."""
+        waiting, leased = await self._waiting(), await self._registry.leases(self._lease(""))
+        now = time.monotonic()
+        self._busy |= dict.fromkeys(waiting, now)
+        replicas = {beat.instance for beat in await self._registry.alive(self._kind)} | {self._instance}
+        fair = math.ceil(len(waiting | leased) / len(replicas))
+        idle = [source for source in self._working if now - self._busy.get(source, now) > IDLE_SECONDS]
+        if idle or len(self._working) > fair:
+            self._working[(idle or sorted(self._working))[0]].cancel()
+        free = sorted(waiting - leased - self.sources)
+        return random.choice(free) if free and len(self._working) < fair else None  # noqa: S311
+
+    async def _waiting(self) -> set[str]:
+        """Sources that have tasks."""
+        found: set[str] = set()
+        for stream in task_streams(self._kind, self._medium):
+            info = await self._bus.stream_info(stream.name, f"{stream.name}.*")
+            found |= {subject.partition(".")[2] for subject in (info.state.subjects if info else None) or {}}
+        return found
+
+    async def _hold(self, source: str, work: Callable[[str], Awaitable[None]]) -> None:
+        lease = self._lease(source)
+        if not await self._registry.acquire(lease, self._instance):
+            return
+        async with self._registry.lease(lease, self._instance) as lost:
+            log.info("works on %s", source)
+            working, watching = asyncio.ensure_future(work(source)), asyncio.create_task(lost.wait())
+            try:
+                await asyncio.wait([working, watching], return_when=asyncio.FIRST_COMPLETED)
+                if working.done():
+                    await working
+            finally:
+                working.cancel()
+                watching.cancel()
+                await asyncio.wait([working])
+                log.info("leaves %s", source)
+
+    def _lease(self, source: str) -> str:
+        return f"tasks-{self._kind}-{source}"
