@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue
 import time
 from abc import abstractmethod
 from collections.abc import Coroutine, Sequence
@@ -34,6 +35,8 @@ if TYPE_CHECKING:  # a worker of sound needs no OpenCV, one of pictures no FFmpe
 log = logging.getLogger(__name__)
 
 LAST_BATCH_SECONDS = 1.5
+IDLE = float("inf")
+"""When a batch was begun, while there is none."""
 SUSPECT_DELIVERIES = 2
 """A task that comes again may be what ended the worker that had it: it goes to the model alone."""
 MOST_ATTEMPTS = 2
@@ -87,6 +90,8 @@ class Work(Generic[T]):
     skipped: dict[str, int] = field(default_factory=dict)
     error: Exception | None = None
     done: bool = False
+    settled: bool = False
+    """Whether somebody has seen to its ack, its nak or its burial."""
 
     @property
     def task(self) -> T:
@@ -102,8 +107,9 @@ class Work(Generic[T]):
 class Worker(Service[W], Generic[W, T]):
     """A model as a service. Use ModelWorker for pictures and AudioWorker for sound.
 
-    The model runs in one thread of the worker's own, so it needs no locks and the event loop stays free. A model
-    that raises fails its task; one that hangs or takes too much memory ends the worker, to be started again.
+    The model runs in one thread of the worker's own, so it needs no locks and the event loop stays free. The
+    thread takes one batch after the other, and does not wait for the event loop in between. A model that raises
+    fails its task; one that hangs or takes too much memory ends the worker, to be started again.
     """
 
     medium: ClassVar[Medium]
@@ -145,13 +151,16 @@ class Worker(Service[W], Generic[W, T]):
     async def prepare(self) -> None:
         """Load the model before the mesh is told that it is there."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._ready: asyncio.Queue[Work[T]] = asyncio.Queue()
+        self._ready: queue.SimpleQueue[Work[T] | None] = queue.SimpleQueue()
         self._batch: list[Work[T]] = []
+        self._begun = IDLE
+        self._finished: list[Work[T]] = []
         self._publishing: set[asyncio.Task[None]] = set()
         self._blobs = BlobStore(self.settings.master_url)
         await self.bus.declare(subjects.RESULTS)
         guard.offer_to_the_kernel()
-        await asyncio.get_running_loop().run_in_executor(self._thread, self.load)
+        self._loop = asyncio.get_running_loop()
+        await self._loop.run_in_executor(self._thread, self.load)
         log.info("%s loaded, on %s", self.model_name, self.provider)
 
     async def run(self) -> None:
@@ -170,7 +179,8 @@ class Worker(Service[W], Generic[W, T]):
     async def finish(self) -> None:
         """Let what has been inferred be published, and give back what has not been begun."""
         while not self._ready.empty():
-            await self._ready.get_nowait().envelope.nak(0.1)
+            if work := self._ready.get_nowait():
+                await work.envelope.nak(0.1)
         if self._publishing:
             await asyncio.wait(self._publishing, timeout=1)
         await self._blobs.close()
@@ -218,40 +228,63 @@ class Worker(Service[W], Generic[W, T]):
             log.warning("%s", error)
             await envelope.nak(5)
         else:
-            self._ready.put_nowait(Work(envelope, data, places, timing | {"fetch": _since(begun)}))
+            self._ready.put(Work(envelope, data, places, timing | {"fetch": _since(begun)}))
 
     # -- infer --------------------------------------------------------------------------------------
 
     async def _inferring(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            self._batch = await self._next_batch()
-            if await self._is_fatal(self._batch[0]):
-                self._batch = []
-                continue
-            inference = loop.run_in_executor(self._thread, self._work, self._batch)
-            try:
-                async with asyncio.timeout(self.settings.inference_timeout):
-                    await asyncio.shield(inference)
-            except TimeoutError:
-                await self._start_again(
-                    f"{self.model_name} gave no answer in {self.settings.inference_timeout:g} s"
-                )
-            except asyncio.CancelledError:
-                # What is nearly done is worth a moment more than a redelivery.
-                await asyncio.wait([inference], timeout=LAST_BATCH_SECONDS)
-                raise
-            finally:
-                self._hand_on(self._batch)
-                self._batch = []
+        """Let the model's thread work, and see to it that it does not hang."""
+        turns = self._loop.run_in_executor(self._thread, self._turns)
+        timeout = self.settings.inference_timeout
+        try:
+            while not turns.done():
+                await asyncio.wait([turns], timeout=min(1.0, timeout / 8))
+                if time.monotonic() - self._begun > timeout:
+                    await self._start_again(f"{self.model_name} gave no answer in {timeout:g} s")
+            turns.result()
+        except asyncio.CancelledError:
+            # What is nearly done is worth a moment more than a redelivery.
+            self._ready.put(None)
+            await asyncio.wait([turns], timeout=LAST_BATCH_SECONDS)
+            raise
+        finally:
+            self._hand_on(self._finished)
+            self._hand_on(self._batch)
 
-    async def _is_fatal(self, work: Work[T]) -> bool:
+    def _turns(self) -> None:
+        """One batch after the other, in the model's thread, until None comes."""
+        while batch := self._next_batch():
+            self._batch, self._begun = batch, time.monotonic()
+            if not (batch[0].suspect and self._is_fatal(batch[0])):
+                self._work(batch)
+            self._begun = IDLE
+            self._hand_over()
+            self._finished = batch
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the last batch to the event loop to publish, in the model's thread.
+
+        Where a next batch is ready, that is when its inference begins, not before: decoding and publishing would
+        wait for each other, as both need the interpreter; most models run without it.
+        """
+        if self._finished:
+            self._loop.call_soon_threadsafe(self._hand_on, self._finished)
+            self._finished = []
+
+    def _is_fatal(self, work: Work[T]) -> bool:
+        """Whether a suspect has ended workers, in the model's thread. What was done before is published first."""
+        self._hand_over()
+        return asyncio.run_coroutine_threadsafe(self._bury_fatal(work), self._loop).result()
+
+    async def _bury_fatal(self, work: Work[T]) -> bool:
         """Move a suspect that has ended workers to the dead letters, instead of giving it to the model again."""
-        attempts = await self.registry.attempt(work.task.task_key, SUSPECT_SECONDS) if work.suspect else 0
+        attempts = await self.registry.attempt(work.task.task_key, SUSPECT_SECONDS)
         if attempts <= MOST_ATTEMPTS:
             return False
-        work.places.release()
-        await self.bus.bury(work.envelope, f"{self.model_name} ended its process on it {MOST_ATTEMPTS} times")
+        for each in _unsettled([work]):
+            each.places.release()
+            await self.bus.bury(each.envelope, f"{self.model_name} ended its process on it {MOST_ATTEMPTS} times")
         return True
 
     async def _watching_memory(self) -> None:
@@ -263,30 +296,45 @@ class Worker(Service[W], Generic[W, T]):
 
     async def _start_again(self, reason: str) -> None:
         """Give up what the model is at. A task that did this before goes to the dead letters."""
-        batch, self._batch = self._batch, []
-        for work in batch:
+        for work in _unsettled(self._batch):
             if work.suspect:
                 await self.bus.bury(work.envelope, reason)
             else:
                 await work.envelope.nak(0.1)
         raise StartAgain(reason)
 
-    async def _next_batch(self) -> list[Work[T]]:
+    def _next_batch(self) -> list[Work[T]]:
         """What is ready, as much as the model takes at once; of a camera only its newest frame."""
-        ready = [await self._ready.get()]
-        while not self._ready.empty():
-            ready.append(self._ready.get_nowait())
+        ready = self._take_ready()
         newest = {work.task.source: work for work in ready if self._only_newest(work)}
         batch: list[Work[T]] = []
         for work in ready:
             if newest.get(work.task.source, work) is not work:
-                work.places.release()
-                await work.envelope.ack()  # superseded, as the queue itself would have done
+                self._loop.call_soon_threadsafe(self._supersede, work)
             elif self._fits(work, batch):
                 batch.append(work)
             else:
-                self._ready.put_nowait(work)
+                self._ready.put(work)
         return batch
+
+    def _take_ready(self) -> list[Work[T]]:
+        """Wait for work, and take all that there is; nothing when it is over."""
+        if self._ready.empty():
+            self._hand_over()
+        found = [self._ready.get()]
+        while not self._ready.empty():
+            found.append(self._ready.get_nowait())
+        ready = [work for work in found if work]
+        if len(ready) == len(found):
+            return ready
+        for work in ready:
+            self._ready.put(work)  # to be given back
+        return []
+
+    def _supersede(self, work: Work[T]) -> None:
+        """As the queue itself would have done with an older frame."""
+        work.places.release()
+        self._later(work.envelope.ack())
 
     def _only_newest(self, work: Work[T]) -> bool:
         """A missed word is missed; a missed frame is like the next one."""
@@ -297,7 +345,7 @@ class Worker(Service[W], Generic[W, T]):
         return len(batch) < (1 if alone else self.settings.batch_size)
 
     def _hand_on(self, batch: list[Work[T]]) -> None:
-        for work in batch:
+        for work in _unsettled(batch):
             work.places.release()
             if work.suspect:
                 self._later(self.registry.survived(work.task.task_key))
@@ -322,6 +370,7 @@ class Worker(Service[W], Generic[W, T]):
         for work in batch:
             self._read(work)
         inputs = [each for work in batch for each in work.inputs]
+        self._hand_over()
         begun = time.perf_counter()
         outputs = self.infer(inputs)
         spent = _since(begun) / len(batch)
@@ -445,6 +494,14 @@ class AudioWorker(Worker[W, AudioTask], Generic[W]):
 
     def _found(self, work: Work[AudioTask], outputs: list[Any]) -> Sequence[Found | Skipped]:
         return [item for output in outputs for item in self.postprocess(output, work.task)]
+
+
+def _unsettled(batch: list[Work[T]]) -> list[Work[T]]:
+    """Those that nobody has seen to, as the caller does now."""
+    left = [work for work in batch if not work.settled]
+    for work in left:
+        work.settled = True
+    return left
 
 
 def _since(begun: float) -> float:
