@@ -12,8 +12,6 @@ import asyncio
 import contextlib
 import json
 import multiprocessing
-import shutil
-import tempfile
 import time
 from dataclasses import dataclass, field
 from multiprocessing.synchronize import Barrier
@@ -22,9 +20,10 @@ from typing import Any
 
 import psutil
 
+from benchmarks.meshes import cpu_seconds, temporary_mesh
 from framemesh import assets
 from framemesh.demo import Demo, Plan, Progress
-from framemesh.mesh import LogFiles, Mesh
+from framemesh.mesh import Mesh
 from services.detection.decoders import build
 
 MODEL, CLIP = "yolox-nano", "people"
@@ -79,8 +78,7 @@ class Usage:
         for name, pid in self.mesh.pids().items():
             with contextlib.suppress(psutil.Error):
                 process = psutil.Process(pid)
-                spent = process.cpu_times()
-                used = spent.user + spent.system
+                used = cpu_seconds(process)
                 self.first.setdefault(name, 0.0 if name == "reader" else used)
                 if progress.phase != "starting":
                     self.last[name] = used
@@ -93,16 +91,9 @@ class Usage:
 
 async def run_mesh(plan: Plan) -> tuple[dict[str, Any], Usage]:
     """Run a plan on a mesh of its own."""
-    data = Path(tempfile.mkdtemp(prefix="framemesh-bench-"))
-    logs = LogFiles(data / "logs")
-    try:
-        async with Mesh(data, on_line=logs) as mesh:
-            usage = Usage(mesh)
-            summary = await Demo(mesh, plan, usage).run()
-    finally:
-        logs.close()
-        shutil.rmtree(data, ignore_errors=True)
-    return summary, usage
+    async with temporary_mesh() as mesh:
+        usage = Usage(mesh)
+        return await Demo(mesh, plan, usage).run(), usage
 
 
 def main() -> None:
