@@ -74,6 +74,7 @@ class FaceInference(ModelWorker[FaceSettings]):
     def load(self) -> None:
         """Find the weights, and build the models that are asked for."""
         settings = self.settings
+        self.min_size = max(self.min_size, settings.face_longest)  # or what it looks for would be scaled away
         threads, providers = settings.inference_threads, settings.onnx_providers or None
         names = [name for part in wanted(settings.face_parts) for name in WEIGHTS[part]]
         weights = [assets.resolve(name) for name in ("yunet", *names)]

@@ -29,7 +29,7 @@ class ReaderSettings(Settings):
     video_source: str = Field(min_length=1, description="A file, or an address such as rtsp://host/path")
     source: str = Field(
         "",
-        pattern=rf"^$|{SOURCE_PATTERN[1:-1]}$",
+        pattern=rf"^$|{SOURCE_PATTERN}",
         description="Name of the source; made from the address when empty",
     )
     video_stream: int = Field(0, ge=0, description="Which of its video streams, counted from 0")

@@ -66,6 +66,8 @@ def hide(picture: Image, box: Box) -> None:
     coarse = cv2.resize(part, (CELLS, CELLS), interpolation=cv2.INTER_AREA)
     squares = cv2.resize(coarse, part.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     mask = np.zeros(part.shape[:2], np.uint8)
-    centre, axes = (part.shape[1] // 2, part.shape[0] // 2), (part.shape[1] // 2 + 1, part.shape[0] // 2 + 1)
+    # Of the whole box, also where the picture ends within it.
+    centre = (int((x1 + x2) / 2) - left, int((y1 + y2) / 2) - top)
+    axes = (int((x2 - x1) / 2 + across) + 2, int((y2 - y1) / 2 + down) + 2)
     cv2.ellipse(mask, centre, axes, 0, 0, 360, 255, cv2.FILLED)
     part[mask > 0] = squares[mask > 0]

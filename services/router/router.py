@@ -67,22 +67,33 @@ class Router(Service[RouterSettings]):
         await self._look()
         for route in self._all_routes():
             await self._declare(route.model, takes(route.model, self._live, route))
+        await self._forget_unfollowed()
         self._warn_of_unknown()
 
     async def run(self) -> None:
         """Route until cancelled."""
-        followed = {route.follows for route in self._all_routes() if route.follows}
         async with asyncio.TaskGroup() as self._group:
             self._group.create_task(self._looking())
             self._group.create_task(self._routing(self._frames, Frame))
             self._group.create_task(self._routing(self._audio, AudioWindow))
-            for model in sorted(followed):
+            for model in sorted(self._followed()):
                 self._group.create_task(self._following(model))
 
     # -- who is alive -------------------------------------------------------------------------------
 
     def _all_routes(self) -> Iterable[Route]:
         return (route for routes in self.settings.routes.values() for route in routes)
+
+    def _followed(self) -> set[str]:
+        return {route.follows for route in self._all_routes() if route.follows}
+
+    async def _forget_unfollowed(self) -> None:
+        """What nobody reads any more would keep its sources from ever being settled."""
+        for info in await self.bus.consumers(subjects.RESULTS):
+            model = str(info.name).removeprefix(subjects.FOLLOWER)
+            if model != info.name and model not in self._followed():
+                log.info("%s is not followed any more", model)
+                await self.bus.delete_consumer(subjects.RESULTS, str(info.name))
 
     async def _looking(self) -> None:
         while True:
@@ -101,7 +112,24 @@ class Router(Service[RouterSettings]):
         for model in sorted(self._live.keys() - alive):
             log.warning("%s is not alive any more", model)
         self._live = alive
-        self._seen |= {model: (time.monotonic(), medium) for model, medium in alive.items()}
+        now = time.monotonic()
+        self._seen |= {model: (now, medium) for model, medium in alive.items()}
+        for model in [model for model, (seen, _) in self._seen.items() if now - seen > AWAY_SECONDS]:
+            del self._seen[model]
+            await self._give_up(model)
+
+    async def _give_up(self, model: str) -> None:
+        """Drop the tasks of a model that does not come back, but for sources whose routes name it."""
+        stream = subjects.task_stream(model, lossless=True)
+        await asyncio.sleep(LOOK_SECONDS / 4)  # what is on its way there
+        info = await self.bus.stream_info(stream, f"{stream}.*")
+        for subject, waiting in ((info.state.subjects if info else None) or {}).items():
+            if for_source(self.settings.routes, subject.partition(".")[2]) is None:
+                log.warning(
+                    "%s did not come back in %d s: %d tasks on %s are dropped; name it in routes to keep them",
+                    model, AWAY_SECONDS, waiting, subject,
+                )  # fmt: skip
+                await self.bus.purge(stream, subject)
 
     async def _declare(self, model: str, medium: Medium) -> None:
         if model not in self._declared:
@@ -139,8 +167,7 @@ class Router(Service[RouterSettings]):
         return tasks(claim, for_source(self.settings.routes, claim.source), models)
 
     def _lately(self) -> dict[str, Medium]:
-        now = time.monotonic()
-        return {model: medium for model, (seen, medium) in self._seen.items() if now - seen < AWAY_SECONDS}
+        return {model: medium for model, (_, medium) in self._seen.items()}
 
     def _lane(self, kind: type[C], source: str) -> asyncio.Queue[Envelope[C]]:
         """What is lossless waits in a lane of its own, so that a full queue holds up no camera and no other file.
@@ -187,11 +214,15 @@ class Router(Service[RouterSettings]):
         if task.delivery is Delivery.LOSSLESS and room.locked():
             async with room:
                 pass
-        if not await self._accepted(task, envelope):
+        if not self._given_up(task) and not await self._accepted(task, envelope):
             async with room:  # one asks again, the others wait behind it
-                while not await self._accepted(task, envelope):
+                while not self._given_up(task) and not await self._accepted(task, envelope):
                     await asyncio.sleep(FULL_SECONDS)
         TASKS.labels(task.model, task.delivery).inc()
+
+    def _given_up(self, task: Task | AudioTask) -> bool:
+        """Whether a task is for a model that has not come back, and that no route of its source names."""
+        return task.model not in self._seen and for_source(self.settings.routes, task.source) is None
 
     async def _accepted(self, task: Task | AudioTask, envelope: Envelope[M]) -> bool:
         subject = subjects.tasks(task.model, task.source, lossless=task.delivery is Delivery.LOSSLESS)

@@ -78,10 +78,14 @@ def _decode_any(data: bytes) -> Samples:
 
     try:
         # Nothing but the bytes at hand: a playlist must not make us open files or addresses.
-        with av.open(io.BytesIO(data), mode="r", options={"protocol_whitelist": "none"}) as container:
+        with av.open(
+            io.BytesIO(data), mode="r", options={"protocol_whitelist": "none"}, metadata_errors="replace"
+        ) as container:
             parts = list(_mono(container))
     except av.FFmpegError as error:
         raise Reject(f"the sound cannot be read: {error.strerror}") from error
+    except (IndexError, ValueError) as error:  # PyAV's own, of damaged streams
+        raise Reject(f"the sound cannot be read: {error}") from error
     samples = np.concatenate(parts) if parts else np.empty(0, np.float32)
     if samples.size > MOST_SECONDS * RATE:
         raise _too_long()

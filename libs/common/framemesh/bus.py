@@ -410,8 +410,7 @@ class Bus:
         )
         await self._declare_consumer(ours)
         for info in others:
-            with contextlib.suppress(NotFoundError):
-                await self.jetstream.delete_consumer(consumer.stream.name, str(info.name))
+            await self.delete_consumer(consumer.stream, str(info.name))
         return ours
 
     async def consumers(self, stream: Stream) -> list[ConsumerInfo]:
@@ -420,6 +419,16 @@ class Bus:
         while page := await self.jetstream.consumers_info(stream.name, len(found)):
             found += page
         return found
+
+    async def delete_consumer(self, stream: Stream, name: str) -> None:
+        """Delete a consumer; one that is not there is no error."""
+        with contextlib.suppress(NotFoundError):
+            await self.jetstream.delete_consumer(stream.name, name)
+
+    async def purge(self, stream: str, subject: str) -> None:
+        """Drop all messages on a subject; where there is no such stream, none."""
+        with contextlib.suppress(NotFoundError):
+            await self.jetstream.purge_stream(stream, subject=subject)
 
     async def task_streams(self) -> list[StreamInfo]:
         """Every model's queues."""

@@ -41,7 +41,7 @@ async def _expired(bus: Bus, stream: str, state: SourceState) -> bool:
 
 async def _looked_at(bus: Bus, source: str) -> bool:
     for consumer in await bus.consumers(subjects.RESULTS):
-        if str(consumer.name).startswith("router-") and (consumer.num_pending or consumer.num_ack_pending):
+        if str(consumer.name).startswith(subjects.FOLLOWER) and (consumer.num_pending or consumer.num_ack_pending):
             return False
     return not await waiting_tasks(bus, source)
 

@@ -39,8 +39,8 @@ IDLE = float("inf")
 """When a batch was begun, while there is none."""
 SUSPECT_DELIVERIES = 2
 """A task that comes again may be what ended the worker that had it: it goes to the model alone."""
-MOST_ATTEMPTS = 2
-"""How often a suspect may end a process. What only lay beside it in a worker that died is not counted."""
+MOST_ATTEMPTS = 3
+"""How often a process may end while it has a suspect. What only lay beside it there is not counted."""
 SUSPECT_SECONDS = 3600.0
 
 SKIPPED = Counter("framemesh_skipped_total", "What a model did not look at, by reason", ["model", "reason"])
@@ -90,6 +90,8 @@ class Work(Generic[T]):
     skipped: dict[str, int] = field(default_factory=dict)
     error: Exception | None = None
     done: bool = False
+    attempts: int = 0
+    """How often it was with a model that did not come back from it, this time included; counted of suspects."""
     settled: bool = False
     """Whether somebody has seen to its ack, its nak or its burial."""
 
@@ -181,6 +183,7 @@ class Worker(Service[W], Generic[W, T]):
         while not self._ready.empty():
             if work := self._ready.get_nowait():
                 await work.envelope.nak(0.1)
+        self._ready.put(None)
         if self._publishing:
             await asyncio.wait(self._publishing, timeout=1)
         await self._blobs.close()
@@ -254,8 +257,9 @@ class Worker(Service[W], Generic[W, T]):
     def _turns(self) -> None:
         """One batch after the other, in the model's thread, until None comes."""
         while batch := self._next_batch():
-            self._batch, self._begun = batch, time.monotonic()
+            self._batch = batch
             if not (batch[0].suspect and self._is_fatal(batch[0])):
+                self._begun = time.monotonic()
                 self._work(batch)
             self._begun = IDLE
             self._hand_over()
@@ -279,13 +283,17 @@ class Worker(Service[W], Generic[W, T]):
 
     async def _bury_fatal(self, work: Work[T]) -> bool:
         """Move a suspect that has ended workers to the dead letters, instead of giving it to the model again."""
-        attempts = await self.registry.attempt(work.task.task_key, SUSPECT_SECONDS)
-        if attempts <= MOST_ATTEMPTS:
+        work.attempts = await self.registry.attempt(work.task.task_key, SUSPECT_SECONDS)
+        if work.attempts <= MOST_ATTEMPTS:
             return False
         for each in _unsettled([work]):
             each.places.release()
-            await self.bus.bury(each.envelope, f"{self.model_name} ended its process on it {MOST_ATTEMPTS} times")
+            await self._bury(each, f"the process of {self.model_name} ended {MOST_ATTEMPTS} times while it had it")
         return True
+
+    async def _bury(self, work: Work[T], reason: str) -> None:
+        await self.bus.bury(work.envelope, reason)
+        await self.registry.survived(work.task.task_key)  # who mends the model may give it again
 
     async def _watching_memory(self) -> None:
         limit = self.settings.worker_memory_mb << 20 or guard.machine_memory() // 2
@@ -297,10 +305,12 @@ class Worker(Service[W], Generic[W, T]):
     async def _start_again(self, reason: str) -> None:
         """Give up what the model is at. A task that did this before goes to the dead letters."""
         for work in _unsettled(self._batch):
-            if work.suspect:
-                await self.bus.bury(work.envelope, reason)
-            else:
-                await work.envelope.nak(0.1)
+            if work.attempts > 1:
+                await self._bury(work, reason)
+                continue
+            if not work.suspect:
+                await self.registry.attempt(work.task.task_key, SUSPECT_SECONDS)
+            await work.envelope.nak(0.1)
         raise StartAgain(reason)
 
     def _next_batch(self) -> list[Work[T]]:
@@ -359,9 +369,10 @@ class Worker(Service[W], Generic[W, T]):
     def _work(self, batch: list[Work[T]]) -> None:
         try:
             self._work_together(batch)
-        except Exception as error:  # whatever a model raises is the task's failure, not the worker's
+        except (Exception, SystemExit) as error:  # whatever a model raises is the task's failure, not the worker's
             if len(batch) == 1:
-                batch[0].error, batch[0].done = error, True
+                failed = error if isinstance(error, Exception) else RuntimeError(f"the model called exit({error})")
+                batch[0].error, batch[0].done = failed, True
                 return
             for work in batch:
                 self._work([work])

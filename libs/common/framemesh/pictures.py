@@ -40,6 +40,7 @@ def _decode(data: bytes, min_size: int, claimed: Size | None) -> Image:
     if data.startswith(_PNG):
         size = int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
         _check(size, claimed)
+        _check_chunks(data)
         return _by_opencv(data)
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     turned = orientation(data)
@@ -59,6 +60,15 @@ def _check(size: Size, claimed: Size | None) -> None:
         raise Reject(f"the frame has {width}x{height} pixels; at most {MAX_PIXELS >> 20} million are decoded")
     if claimed and claimed != size:
         raise Reject(f"the frame is {width}x{height} pixels upright, but its claim says {claimed[1]}x{claimed[0]}")
+
+
+def _check_chunks(png: bytes) -> None:
+    """Refuse a PNG with a chunk that claims more than there is: OpenCV would make room for it."""
+    at = len(_PNG)
+    while at < len(png):
+        at += 12 + int.from_bytes(png[at : at + 4], "big")
+    if at > len(png):
+        raise ValueError("a chunk of it is cut short")
 
 
 def _by_opencv(data: bytes) -> Image:

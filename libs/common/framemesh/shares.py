@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 
+from nats.errors import Error as NatsError
 from redis.exceptions import RedisError
 
 from framemesh.bus import Bus
@@ -23,8 +24,8 @@ from framemesh.subjects import task_streams
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
-IDLE_SECONDS = 30.0
-"""A source that had no tasks for so long is given back."""
+IDLE_SECONDS = 600.0
+"""A source of which no task was seen to wait for so long is given back; those of a slow one rarely wait."""
 
 
 class Shares:
@@ -49,7 +50,7 @@ class Shares:
                 try:
                     if source := await self._next():
                         self._working[source] = group.create_task(self._hold(source, work))
-                except RedisError as error:  # the heartbeats say so too; what is held is held
+                except (RedisError, NatsError, TimeoutError) as error:  # others say so too; what is held is held
                     log.debug("shares of %s: %s", self._kind, error)
                 await asyncio.sleep(LOOK_SECONDS * random.uniform(0.5, 1))  # noqa: S311 - not all at once
 
@@ -76,7 +77,10 @@ class Shares:
 
     async def _hold(self, source: str, work: Callable[[str], Awaitable[None]]) -> None:
         lease = self._lease(source)
-        if not await self._registry.acquire(lease, self._instance):
+        try:
+            if not await self._registry.acquire(lease, self._instance):
+                return
+        except RedisError:
             return
         async with self._registry.lease(lease, self._instance) as lost:
             log.info("works on %s", source)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
+    DeliverPolicy,
     DiscardPolicy,
     RePublish,
     RetentionPolicy,
@@ -27,6 +28,8 @@ MESH_DELIVERIES = 50
 """For what only the mesh itself handles: a redelivery means that a service was killed, not that a frame is bad."""
 
 LOSSLESS_QUEUE = "lossless"
+FOLLOWER = "follow-"
+"""Begins the names of the consumers of results that other models follow."""
 AUDIO_TOPIC = "audio-stream"
 WAITING_WINDOWS = 24
 """Live audio windows of one source that wait for a model: a word that is dropped is missed, unlike a frame."""
@@ -282,8 +285,14 @@ def router_consumer(stream: Stream) -> Consumer:
 
 
 def follower_consumer(model: str) -> Consumer:
-    """Results of a model that others follow, shared by all routers."""
-    return _consumer(RESULTS, f"router-{model}", ack_wait=10, filter_subject=results(model, "*"))
+    """Results of a model that others follow, from when it was first followed, shared by all routers."""
+    return _consumer(
+        RESULTS,
+        f"{FOLLOWER}{model}",
+        ack_wait=10,
+        filter_subject=results(model, "*"),
+        deliver_policy=DeliverPolicy.NEW,
+    )
 
 
 def worker_consumers(

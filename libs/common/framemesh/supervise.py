@@ -55,17 +55,18 @@ class Supervised:
             await self._watching
 
     async def _watch(self) -> None:
-        delay = FIRST_BACKOFF
+        delay, worked = FIRST_BACKOFF, False
         while True:
             begun = time.monotonic()
             status = await self.process.wait()
             if status == 0:
                 self.ended = True
                 return
-            if status == EXIT_CONFIG:
+            lived = time.monotonic() - begun
+            worked |= lived > MAX_BACKOFF
+            if status == EXIT_CONFIG and not worked:  # what has worked finds its servers again
                 self.failed = last_error(self.process)
                 return
-            lived = time.monotonic() - begun
             delay = FIRST_BACKOFF if lived > MAX_BACKOFF else min(MAX_BACKOFF, delay * 2)
             self.restarts += 1
             log.warning("%s ended with status %d; starting it again in %.1f s", self.name, status, delay)
