@@ -35,6 +35,13 @@ async def router(bus: Bus, registry: Registry, **settings: Any) -> AsyncIterator
     made = Router(RouterSettings(**settings), bus, registry)
     await made.prepare()
     running = asyncio.create_task(made.run())
+    pulls = 2 + len(made._followed())
+
+    async def started() -> bool:
+        return len(bus._pulls) == pulls
+
+    await until(started)
+    await asyncio.sleep(0.2)  # Python 3.11's wait_for may swallow a cancellation that comes with its answer
     try:
         yield made
     finally:
