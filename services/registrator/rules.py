@@ -14,7 +14,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from framemesh.messages import Result
+from framemesh.messages import Medium, Result
 
 EVENT_NAMESPACE = uuid5(NAMESPACE_URL, "framemesh:event")
 
@@ -233,5 +233,6 @@ class RuleWatch:
         return Opened(event)
 
     def _event_id(self, first: Result) -> str:
-        identity = f"{first.source}/{first.run}/{first.seq}/{self.rule.name}"
+        number = first.seq if first.medium is Medium.FRAME else f"{first.medium}/{first.seq}"  # each counts from 0
+        identity = f"{first.source}/{first.run}/{number}/{self.rule.name}"
         return str(uuid5(EVENT_NAMESPACE, identity))

@@ -92,3 +92,28 @@ async def test_a_frame_waits_for_a_store_that_is_away(own_seaweed: OwnServer) ->
         assert time.monotonic() - begun < 10
         assert await asyncio.gather(*(store.get(url) for url in urls)) == [b"%d" % i for i in range(20)]
         assert await store.get(before) == b"before"
+
+
+async def test_an_answer_that_comes_in_pieces_is_read_to_its_end_and_no_further_than_allowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As behind a proxy, which need not say how long an answer is."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
+        for _ in range(20):
+            writer.write(b"1388\r\n" + b"x" * 5000 + b"\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.005)
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/1,2"
+    async with server, BlobStore("http://127.0.0.1:1") as store:
+        assert await store.get(url) == b"x" * 100_000
+        monkeypatch.setattr("framemesh.blobs.MAX_BYTES", 50_000)
+        with pytest.raises(BlobMissing, match="more than 50000 bytes"):
+            await store.get(url)

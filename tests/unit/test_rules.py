@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from framemesh.messages import Classification, Detection, Result
+from framemesh.messages import Classification, Detection, Medium, Result
 from services.registrator.rules import Closed, Decision, Opened, Rule, RuleWatch
 
 BASE = 1_700_000_000.0
@@ -259,7 +259,8 @@ def test_the_id_follows_source_run_rule_and_first_hit_only() -> None:
 
     assert identity() == identity(model="Other") == "4d63aac6-c67d-5ee8-b411-1ed3ab24db07"
     others = {identity("x"), identity(source="x"), identity(run="x"), identity(seq=7)}
-    assert len(others | {identity()}) == 5
+    others.add(identity(medium=Medium.AUDIO))  # a window and a frame may have the same number
+    assert len(others | {identity()}) == 6
 
 
 def test_the_horizon() -> None:

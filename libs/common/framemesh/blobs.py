@@ -124,14 +124,14 @@ class BlobStore:
                     raise BlobError(f"{url}: HTTP {answer.status}")
                 if (answer.content_length or 0) > MAX_BYTES:
                     raise BlobMissing(f"{url}: {answer.content_length} bytes are no frame")
-                data = (
-                    await answer.content.read(MAX_BYTES + 1)
-                    if answer.content_length is None
-                    else await answer.read()
-                )
-                if len(data) > MAX_BYTES:
-                    raise BlobMissing(f"{url}: more than {MAX_BYTES} bytes are no frame")
-                return data
+                if answer.content_length is not None:
+                    return await answer.read()
+                data = bytearray()
+                async for chunk in answer.content.iter_any():
+                    data += chunk
+                    if len(data) > MAX_BYTES:
+                        raise BlobMissing(f"{url}: more than {MAX_BYTES} bytes are no frame")
+                return bytes(data)
         except aiohttp.InvalidURL as error:
             raise BlobMissing(f"{url}: no address of a frame") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
