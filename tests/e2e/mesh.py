@@ -70,7 +70,7 @@ async def mesh_of(
 async def known(folder: Path, *kinds: str) -> None:
     """Wait until the router knows models of these kinds."""
     log = folder / "logs" / "router.log"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180  # librosa compiles at its first start
     while not log.exists() or not all(f"{kind} is alive" in log.read_text() for kind in kinds):
         assert time.monotonic() < deadline, kinds
         await asyncio.sleep(0.05)

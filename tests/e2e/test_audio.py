@@ -69,7 +69,7 @@ async def test_a_file_is_transcribed_and_measured_though_a_replica_dies(tmp_path
         async def begun() -> list[Result]:
             return await results(bus, "TranscribeInference", "speech")
 
-        await until(begun, within=30)
+        await until(begun, within=60)
         os.kill(mesh.pids()["ear-1"], signal.SIGKILL)
         state = await ended(bus, "speech")
         assert (state.frames, state.reason) == (0, "")

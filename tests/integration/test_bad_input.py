@@ -106,7 +106,7 @@ class Given:
         async def come() -> list[DeadLetter]:
             return await dead_letters(self._bus, stream, f"{stream}.{source}")
 
-        letter: DeadLetter = (await until(come, within=20))[0]
+        letter: DeadLetter = (await until(come, within=120))[0]
         assert json.loads(letter.payload)["source"] == source
         return letter
 
@@ -115,7 +115,7 @@ class Given:
             stored = await self._bus.last("RESULTS", subjects.results(self.kind, source), Result)
             return stored.message if stored else None
 
-        found: Result = await until(come, within=20)
+        found: Result = await until(come, within=120)
         return found
 
 
