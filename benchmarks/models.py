@@ -338,6 +338,8 @@ def main() -> None:
         rows = run_until(run(arguments.models, arguments.seconds, lambda row: tell(line(row))))
     except FramemeshError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
     if arguments.json:
         print(json.dumps({"cpus": psutil.cpu_count(), "models": [asdict(row) for row in rows]}))
     else:
