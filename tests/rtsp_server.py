@@ -1,8 +1,8 @@
 """An RTSP camera for tests: serves an H.264 MP4 at its own pace, without encoding it again, then ends.
 
-    /usr/bin/python3 tests/rtsp_server.py clip.mp4 --port 8554 --path /live --repeat 6 [--sound]
+    /usr/bin/python3 tests/rtsp_server.py clip.mp4 --port 8554 --path /live --repeat 6 [--sound] [--once]
 
-With ``--sound`` the MP4 has an AAC stream too.
+With ``--sound`` the MP4 has an AAC stream too. With ``--once`` the camera is gone after its first playback.
 
 Runs with Debian's own Python and the packages gir1.2-gst-rtsp-server-1.0 and python3-gi (they bring the
 GStreamer plugins with them). Prints "ready" once it listens on 127.0.0.1; all clients share one playback.
@@ -40,13 +40,17 @@ def main() -> None:
     parser.add_argument("--path", default="/live")
     parser.add_argument("--repeat", type=int, default=1, help="play the file this many times over")
     parser.add_argument("--sound", action="store_true", help="serve the file's AAC stream as well")
+    parser.add_argument("--once", action="store_true", help="end after the first playback")
     options = parser.parse_args()
     Gst.init(None)
     server = GstRtspServer.RTSPServer(address="127.0.0.1", service=str(options.port))
-    server.get_mount_points().add_factory(options.path, Camera(options.file, options.repeat, options.sound))
+    camera, loop = Camera(options.file, options.repeat, options.sound), GLib.MainLoop()
+    if options.once:
+        camera.connect("media-configure", lambda _, media: media.connect("unprepared", lambda _: loop.quit()))
+    server.get_mount_points().add_factory(options.path, camera)
     server.attach(None)
     print("ready", flush=True)
-    GLib.MainLoop().run()
+    loop.run()
 
 
 if __name__ == "__main__":
