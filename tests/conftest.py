@@ -20,10 +20,10 @@ from framemesh import assets as pinned
 from framemesh.blobs import BlobStore
 from framemesh.bus import Bus
 from framemesh.embedded import NatsServer, RedisServer, SeaweedServer, Server, Servers, choose_ports
+from framemesh.mesh import STATE_FILE, spool_folder
 from framemesh.registry import Registry
 from framemesh.registry import connect as connect_redis
 from framemesh.settings import Settings
-from framemesh.spool import default_folder
 from tests.samples import OwnServer
 
 ASSETS = Path(__file__).parents[2] / "shared" / "assets"
@@ -53,13 +53,12 @@ def every_settings() -> dict[str, type[Settings]]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_process_is_left() -> Iterator[None]:
+def no_process_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Whatever the tests started has ended when they have, and its spools are gone."""
-    spools = default_folder().parent
-    before = set(spools.glob("framemesh-spool-*"))
     yield
-    for spool in set(spools.glob("framemesh-spool-*")) - before:  # of meshes that were ended with frames in them
-        shutil.rmtree(spool, ignore_errors=True)
+    # Of meshes that were ended with frames in them. No others: somebody's own may run beside the tests.
+    for state in tmp_path_factory.getbasetemp().rglob(STATE_FILE):
+        shutil.rmtree(spool_folder(state.parent), ignore_errors=True)
     _, alive = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=5)
     lines = [" ".join(process.cmdline()) for process in alive]
     for process in alive:

@@ -14,7 +14,7 @@ from pydantic import Field
 from framemesh import subjects
 from framemesh.blobs import BlobStore
 from framemesh.bus import settle_all
-from framemesh.locks import lock
+from framemesh.locks import is_at, lock
 from framemesh.messages import Captured, Frame
 from framemesh.pull import Pull
 from framemesh.service import Service
@@ -54,7 +54,7 @@ class Uploader(Service[UploaderSettings]):
 
     async def prepare(self) -> None:
         """Open the spool and the store, declare where claim checks go."""
-        self._spool = Spool(self.settings.spool_dir)
+        self._open()
         self._blobs = BlobStore(
             self.settings.master_url, volume_url=self.settings.volume_url, ttl=self.settings.ttl_bucket
         )
@@ -63,27 +63,44 @@ class Uploader(Service[UploaderSettings]):
 
     async def run(self) -> None:
         """Work whenever no other uploader has the spool: two would put frames out of order."""
-        while (handle := lock(self.settings.spool_dir)) is None:
-            await asyncio.sleep(STANDBY_SECONDS)
-        try:
-            await self._work()
-        finally:
-            os.close(handle)
+        while True:
+            self._open()
+            if (handle := lock(self._spool.folder)) is None:
+                await asyncio.sleep(STANDBY_SECONDS)
+                continue
+            try:
+                await self._work(handle)
+            finally:
+                os.close(handle)
+            log.warning("the spool %s was removed; making it again", self._spool.folder)
 
-    async def _work(self) -> None:
-        """Upload what a crash left behind, then what is captured; look into the folder now and then."""
+    def _open(self) -> None:
+        """Open the spool; where there is no folder, or no longer one, make it."""
+        self._spool = Spool(self.settings.spool_dir)
+
+    async def _work(self, handle: int) -> None:
+        """Upload what a crash left behind, then what is captured; look into the folder now and then.
+
+        Ends when the folder that ``handle`` has locked is removed: its lock is worth nothing then.
+        """
         consumer = subjects.uploader_consumer(self.settings.node)
         pull: Pull[Captured] = await self.bus.pull(consumer, Captured, window=4 * BATCH)
-        await self._rescan(older_than=0)
-        scanned = time.monotonic()
-        while True:
-            envelopes = await pull.batch(BATCH, wait=RESCAN_SECONDS)
-            await self._upload_all([name for item in envelopes for name in item.message.entries])
-            await settle_all(envelopes)
-            # Frames whose claims were lost with the server's memory still lie in the folder.
-            if time.monotonic() - scanned > RESCAN_SECONDS:
+        try:
+            await self._rescan(older_than=0)
+            scanned = time.monotonic()
+            while True:
+                envelopes = await pull.batch(BATCH, wait=RESCAN_SECONDS)
+                await self._upload_all([name for item in envelopes for name in item.message.entries])
+                await settle_all(envelopes)
+                if time.monotonic() - scanned <= RESCAN_SECONDS:
+                    continue
+                if not is_at(handle, self._spool.folder):
+                    return
+                # Frames whose claims were lost with the server's memory still lie in the folder.
                 await self._rescan(older_than=RESCAN_SECONDS)
                 scanned = time.monotonic()
+        finally:
+            await pull.stop()
 
     async def finish(self) -> None:
         """Close the store's connections."""

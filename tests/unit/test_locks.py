@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from framemesh.locks import lock
+from framemesh.locks import is_at, lock
 
 
 def test_a_locked_folder_is_nobody_elses(tmp_path: Path) -> None:
@@ -30,4 +30,17 @@ def test_the_lock_goes_with_its_process(tmp_path: Path) -> None:
     assert done.returncode == -9
     handle = lock(tmp_path)
     assert handle is not None
+    os.close(handle)
+
+
+def test_a_lock_of_a_folder_that_was_removed_is_worth_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    handle = lock(folder)
+    assert handle is not None
+    assert is_at(handle, folder)
+    folder.rmdir()
+    assert not is_at(handle, folder)
+    folder.mkdir()
+    assert not is_at(handle, folder)
     os.close(handle)

@@ -16,3 +16,11 @@ def lock(folder: Path) -> int | None:
         os.close(handle)
         return None
     return handle
+
+
+def is_at(handle: int, folder: Path) -> bool:
+    """Whether ``handle`` is still of the folder at that path, and not of one that was removed or replaced."""
+    try:
+        return os.path.samestat(os.fstat(handle), folder.stat())
+    except FileNotFoundError:
+        return False
