@@ -39,6 +39,7 @@ Handler = Callable[[Envelope[M]], Awaitable[None]]
 ACK_TIMEOUT = 5.0
 READ_PATIENCE = 30.0
 _QUEUE_FULL = (10077, 10047)  # maximum messages or bytes exceeded
+_CONFLICTS = (10071, 10164)  # wrong last sequence
 _NO_RESPONDERS = "503"
 
 
@@ -48,6 +49,10 @@ class BusError(Exception):
 
 class QueueFull(BusError):
     """The stream is bounded and full: try again when somebody has taken from it."""
+
+
+class Conflict(BusError):
+    """The newest message on the subject is not the one that was expected."""
 
 
 class Retry(Exception):
@@ -240,8 +245,8 @@ class Bus:
         """Publish one message and wait until JetStream has it.
 
         ``msg_id`` makes it safe to publish again: the stream keeps one. With ``after``, the newest message on the
-        subject must have that stream sequence, else BusError. Server restarts are waited for, up to ``patience``
-        seconds. Returns the stream sequence. Raises QueueFull or BusError.
+        subject must have that stream sequence, else Conflict. Server restarts are waited for, up to ``patience``
+        seconds. Returns the stream sequence. Raises QueueFull, Conflict or BusError.
         """
         headers = {"Nats-Msg-Id": msg_id}
         if trace:
@@ -293,11 +298,16 @@ class Bus:
 
     # -- consume ------------------------------------------------------------------------------------
 
-    async def pull(self, consumer: Consumer, model: type[M], *, window: int = 256) -> Pull[M]:
-        """A continuous pull: at most ``window`` messages are asked for or waiting here."""
+    async def pull(
+        self, consumer: Consumer, model: type[M], *, window: int = 256, arrived: asyncio.Event | None = None
+    ) -> Pull[M]:
+        """A continuous pull: at most ``window`` messages are asked for or waiting here.
+
+        ``arrived`` is set when one comes; several pulls may share it.
+        """
         if not consumer.exclusive:
             await self.declare_consumer(consumer)
-        pull = Pull(self, consumer, model, window)
+        pull = Pull(self, consumer, model, window, arrived)
         self._pulls.add(pull)
         await pull.start()
         return pull
@@ -450,6 +460,19 @@ class Bus:
                 return found
         return None
 
+    async def newest(self, stream: str, subject: str) -> tuple[int, bytes] | None:
+        """Stream sequence and bytes of the newest message on ``subject``. Waits for a server that is away."""
+        deadline = time.monotonic() + READ_PATIENCE
+        while True:
+            try:
+                msg = await self.client.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", timeout=ACK_TIMEOUT)
+            except (TimeoutError, NatsError) as error:
+                if time.monotonic() > deadline or self.client.is_closed:
+                    raise BusError(f"{subject}: cannot be read ({error!r})") from error
+                await asyncio.sleep(0.1)
+                continue
+            return None if (msg.headers or {}).get("Status") else (_seq(msg), msg.data)
+
     async def _direct(self, stream: str, query: dict[str, Any]) -> Msg | None:
         chunk = await self._read_batch(stream, query)
         return chunk[0] if chunk else None
@@ -541,7 +564,8 @@ def _seq(msg: Msg) -> int:
 
 
 def _refusal(error: dict[str, Any]) -> BusError:
-    kind = QueueFull if error.get("err_code") in _QUEUE_FULL else BusError
+    code = error.get("err_code")
+    kind = QueueFull if code in _QUEUE_FULL else Conflict if code in _CONFLICTS else BusError
     return kind(str(error.get("description", error)))
 
 

@@ -67,7 +67,7 @@ class Process:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             process_group=0,
-            preexec_fn=_die_with(os.getpid(), self._death_signal),
+            preexec_fn=die_with(os.getpid(), self._death_signal),
             limit=_LONGEST_LINE,
         )
         self._reader = asyncio.create_task(self._pass_on())
@@ -124,7 +124,8 @@ async def _read_line(stream: asyncio.StreamReader) -> bytes:
         return b"(a line too long to pass on)\n"
 
 
-def _die_with(parent: int, number: signal.Signals) -> Callable[[], None] | None:
+def die_with(parent: int, number: signal.Signals) -> Callable[[], None] | None:
+    """What a child process runs first, so that the kernel sends it ``number`` when ``parent`` dies."""
     if _LIBC is None:
         return None
     libc = _LIBC

@@ -132,7 +132,15 @@ class Pull(Generic[M]):
     on) is kept alive with in-progress signals, so a message comes again only when this process has died.
     """
 
-    def __init__(self, bus: Bus, consumer: Consumer, model: type[M], window: int) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        consumer: Consumer,
+        model: type[M],
+        window: int,
+        arrived: asyncio.Event | None = None,
+    ) -> None:
+        """``arrived`` is set when a message comes: give several pulls the same to wait for any of them."""
         self.consumer = consumer
         self._bus = bus
         self._model = model
@@ -140,7 +148,7 @@ class Pull(Generic[M]):
         self._outstanding = 0
         self._waiting: deque[_Waiting] = deque()
         self._held: dict[str, Envelope[M]] = {}
-        self._arrived = asyncio.Event()
+        self._arrived = arrived or asyncio.Event()
         self._heard = time.monotonic()
         self._stopped = False
         self._lost = False
@@ -185,6 +193,16 @@ class Pull(Generic[M]):
     def idle(self) -> bool:
         """Whether nothing waits here."""
         return not self._waiting
+
+    async def ask(self, count: int) -> None:
+        """Ask once, so that ``count`` messages are asked for or waiting here; for a pull whose window is 0."""
+        await self._request(count - self._outstanding - len(self._waiting))
+
+    async def hand_back(self, older: float = 0.0) -> None:
+        """Give back what has waited here for ``older`` seconds, for another consumer that is free."""
+        before = time.monotonic() - older
+        while self._waiting and self._waiting[0].since <= before:
+            await self.reply(self._waiting.popleft().msg, b'-NAK {"delay": 1}')
 
     # -- for the bus --------------------------------------------------------------------------------
 
@@ -257,7 +275,11 @@ class Pull(Generic[M]):
 
     async def _refill(self) -> None:
         wanted = self._window - self._outstanding - len(self._waiting)
-        if self._stopped or wanted < max(1, self._window // 2):
+        if wanted >= max(1, self._window // 2):
+            await self._request(wanted)
+
+    async def _request(self, wanted: int) -> None:
+        if self._stopped or wanted < 1:
             return
         self._outstanding += wanted
         request = {"batch": wanted, "expires": int(EXPIRES * 1e9), "idle_heartbeat": int(HEARTBEAT * 1e9)}

@@ -27,6 +27,9 @@ WORKER_DELIVERIES = 5
 MESH_DELIVERIES = 50
 """For what only the mesh itself handles: a redelivery means that a service was killed, not that a frame is bad."""
 
+UNCOUNTED = 1 << 31
+"""Deliveries of what is handed out and taken back as a matter of course."""
+
 LOSSLESS_QUEUE = "lossless"
 FOLLOWER = "follow-"
 """Begins the names of the consumers of results that other models follow."""
@@ -81,6 +84,46 @@ def events(source: str) -> str:
 def source_state(source: str) -> str:
     """Subject of a source's runs."""
     return f"sources.{source}"
+
+
+def job_state(job: str) -> str:
+    """Subject of a job's newest state."""
+    return f"jobs.state.{job}"
+
+
+def job_updates(job: str = "*") -> str:
+    """Where each new state of a job is republished, for plain subscribers."""
+    return f"jobs.updates.{job}"
+
+
+def job_step(function: str, priority: str, job: str, place: str) -> str:
+    """Subject of a step that is to be done; ``place`` is its name, with ``:<item>`` for one of its items."""
+    return f"jobs.step.{function}.{priority}.{job}.{place}"
+
+
+def job_retry(job: str, place: str) -> str:
+    """Subject of the schedule of a step's next try."""
+    return f"jobs.sched.retry.{job}.{place}"
+
+
+def job_slot(function: str, number: int | str) -> str:
+    """Subject of one of the slots of a function whose concurrency is limited."""
+    return f"jobs.slot.{function}.{number}"
+
+
+def job_function(function: str) -> str:
+    """Subject of what is known of a function."""
+    return f"jobs.function.{function}"
+
+
+def job_cancelled(job: str) -> str:
+    """A plain subject on which workers hear that a job was cancelled."""
+    return f"jobs.cancelled.{job}"
+
+
+def job_log(job: str, place: str = "*") -> str:
+    """Subject of what a step's logger said."""
+    return f"joblogs.{job}.{place}"
 
 
 def dead(stream: str, subject: str) -> str:
@@ -271,6 +314,42 @@ DEADLETTERS = Stream(
     )
 )
 
+JOBS = Stream(
+    StreamConfig(
+        name="JOBS",
+        description="Durable jobs: states, steps to be done, schedules, slots and functions",
+        subjects=[
+            job_state("*"),
+            job_step("*", "*", "*", "*"),
+            "jobs.sched.>",
+            job_slot("*", "*"),
+            job_function("*"),
+        ],
+        retention=RetentionPolicy.WORK_QUEUE,
+        storage=StorageType.FILE,
+        # No bound on its size: a full stream would drop the oldest job, and refusing cannot be had with schedules.
+        max_msgs_per_subject=1,
+        discard=DiscardPolicy.OLD,
+        duplicate_window=10 * MINUTE,
+        republish=RePublish(src=job_state("*"), dest=job_updates("{{wildcard(1)}}")),
+        allow_direct=True,
+        allow_msg_schedules=True,
+        allow_msg_ttl=True,
+    )
+)
+
+JOBLOGS = Stream(
+    StreamConfig(
+        name="JOBLOGS",
+        description="What the steps' loggers said",
+        subjects=[job_log("*")],
+        storage=StorageType.FILE,
+        max_age=30 * DAY,
+        max_bytes=512 * MIB,
+        allow_direct=True,
+    )
+)
+
 EVERYWHERE = (CAPTURED, RESULTS, EVENTS, SOURCES, DEADLETTERS)
 
 
@@ -327,3 +406,17 @@ def registrator_consumer(source: str) -> Consumer:
         max_ack_pending=200_000,
     )
     return replace(consumer, exclusive=True)
+
+
+def step_consumer(function: str, priority: str) -> Consumer:
+    """The steps of one function and one priority, shared by all of its workers."""
+    consumer = _consumer(
+        JOBS, f"steps-{function}-{priority}", ack_wait=15, filter_subject=job_step(function, priority, "*", "*")
+    )
+    return replace(consumer, max_unfinished=UNCOUNTED)  # a step that is handed back is not one that failed
+
+
+def slot_consumer(function: str) -> Consumer:
+    """The slots of one function: who holds one may do a step."""
+    consumer = _consumer(JOBS, f"slots-{function}", ack_wait=15, filter_subject=job_slot(function, "*"))
+    return replace(consumer, max_unfinished=UNCOUNTED)

@@ -1,0 +1,211 @@
+"""One try of a step, from the message that asks for it to its ack."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from framemesh.errors import FramemeshError
+from framemesh.pull import Envelope
+from framemesh.registry import Registry
+from framemesh.steps import advance
+from framemesh.steps.advance import Failure, Order
+from framemesh.steps.context import Blobs, Cancelled, Context
+from framemesh.steps.functions import Function, Skip, StepFailed
+from framemesh.steps.job import Job, StepTask
+from framemesh.steps.joblog import JobLog
+from framemesh.steps.mapping import MappingError
+from framemesh.steps.runner import Where, run
+from framemesh.steps.store import Event, JobStore, Known
+
+log = logging.getLogger(__name__)
+
+ANNOUNCE_S = 0.05
+"""A step that is done sooner is never seen to be under way: one state less to write."""
+TELL_S = 1.0
+"""How often progress is written, and whether the step is still wanted is looked at."""
+SUSPECT_DELIVERIES = 2
+MOST_DEATHS = 3
+"""How often the worker's process may end while it has one try of a step."""
+SUSPECT_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a worker gives to its tries."""
+
+    store: JobStore
+    registry: Registry
+    blobs: Blobs
+    where: Where
+    worker: str
+
+
+class Attempt:
+    """One try of one step."""
+
+    def __init__(self, means: Means, function: Function, envelope: Envelope[StepTask]) -> None:
+        self._means = means
+        self._function = function
+        self._envelope = envelope
+        self._task = envelope.message
+        self._told: tuple[float, str] | None = None
+        self._running: asyncio.Task[Any] | None = None
+        self._unwanted = False
+
+    @property
+    def job(self) -> str:
+        """The job that it is of."""
+        return self._task.job
+
+    def cancel(self) -> None:
+        """Nobody wants it any more."""
+        self._unwanted = True
+        if self._running:
+            self._running.cancel()
+
+    async def make(self, seconds: float) -> None:
+        """Do the step, write down what came of it, and ack. Raises BusError when that cannot be written."""
+        known = await self._means.store.look(self._task.job)
+        if known is None:  # the job has been put away meanwhile
+            await self._envelope.ack()
+            return
+        self._began = time.time()
+        event = await self._event(known, seconds)
+        await self._means.store.change(self._task.job, event, known)
+        await self._envelope.ack()
+
+    # -- what happens to the job --------------------------------------------------------------------
+
+    async def _event(self, known: Known, seconds: float) -> Event:
+        """Do the step if it is still to be done, and say what that means for the job."""
+        task, job = self._task, known.job()
+        if not _wanted(job, task):
+            return lambda job: advance.again(job, task.step)
+        if deaths := await self._deaths():
+            return self._failed(Failure(f"the worker's process ended {deaths} times at this step", retry=False))
+        try:
+            given = advance.step_input(job, task.step, task.item)
+        except MappingError as error:
+            return self._failed(Failure(f"input: {error}", retry=False))
+        wanted = job.step_of(task.step).timeout
+        return await self._outcome(given, wanted or seconds)
+
+    async def _outcome(self, given: Any, seconds: float) -> Event:
+        kept = JobLog(self._means.store.bus, self._task)
+        try:
+            output = await self._run(given, seconds, kept)
+        except (Cancelled, asyncio.CancelledError):
+            if not self._unwanted:
+                raise  # the worker stops: somebody else will do it
+            return lambda job: advance.again(job, self._task.step)
+        except Skip as reason:
+            return self._skipped(str(reason))
+        except StepFailed as error:
+            return self._failed(Failure(str(error), error.retry, error.delay))
+        except FramemeshError as error:
+            return self._failed(Failure(str(error), retry=False))
+        except Exception as error:
+            kept.logger.exception("failed")
+            return self._failed(Failure(f"{type(error).__name__}: {error}"))
+        else:
+            return self._done(output)
+        finally:
+            await kept.flush_lines()
+
+    def _done(self, output: Any) -> Event:
+        task, began, now = self._task, self._began, time.time()
+        return lambda job: advance.done(job, task.step, task.item, task.attempt, output, began, now)
+
+    def _skipped(self, reason: str) -> Event:
+        task, now = self._task, time.time()
+        return lambda job: advance.skipped(job, task.step, task.item, task.attempt, reason, now)
+
+    def _failed(self, failure: Failure) -> Event:
+        task, now, chance = self._task, time.time(), random.random()  # noqa: S311
+        log.warning("%s: %s", task.key, failure.reason)
+        return lambda job: advance.failed(job, task.step, task.item, task.attempt, failure, now, chance)
+
+    async def _deaths(self) -> int:
+        """How often this try ended the process that had it, where that is too often."""
+        if self._envelope.deliveries < SUSPECT_DELIVERIES:
+            return 0
+        count = await self._means.registry.attempt(f"{self._task.key}/{self._task.attempt}", SUSPECT_S)
+        return count - 1 if count > MOST_DEATHS else 0
+
+    # -- meanwhile ----------------------------------------------------------------------------------
+
+    async def _run(self, given: Any, seconds: float, kept: JobLog) -> Any:
+        context = Context.of(self._task, kept.logger, self._means.blobs, self._say)
+        work = run(self._function, context, self._task, given, seconds, self._means.where)
+        self._running = asyncio.create_task(work, name=self._task.key)
+        try:
+            await asyncio.wait([self._running], timeout=ANNOUNCE_S)
+            if self._running.done():
+                return self._running.result()
+            async with _meanwhile(kept.keep(), self._keep_telling(context)):
+                return await self._running
+        finally:
+            if not self._running.done():
+                self._running.cancel()
+                await asyncio.wait([self._running])
+
+    async def _say(self, percent: float, text: str) -> None:
+        self._told = (percent, text)
+
+    async def _keep_telling(self, context: Context) -> None:
+        """Write down that it is under way, and how far; end it when it is not wanted any more."""
+        task = self._task
+        wanted = await self._write(
+            lambda job: advance.started(job, task.step, task.item, task.attempt, self._means.worker, self._began)
+        )
+        while wanted:
+            await asyncio.sleep(TELL_S)
+            told, self._told = self._told, None
+            wanted = await self._write(_telling(task, told))
+        context.cancel()
+        self.cancel()
+
+    async def _write(self, change: Callable[[Job], bool]) -> bool:
+        """Write a change; whether the step is still wanted."""
+        wanted = True
+
+        def event(job: Job) -> list[Order]:
+            nonlocal wanted
+            wanted = change(job)
+            return []
+
+        with contextlib.suppress(Exception):  # told again in a second; what matters is written at the end
+            await self._means.store.apply(self._task.job, event)
+        return wanted
+
+
+def _telling(task: StepTask, told: tuple[float, str] | None) -> Callable[[Job], bool]:
+    return lambda job: advance.progressed(job, task.step, task.item, task.attempt, told)
+
+
+def _wanted(job: Job, task: StepTask) -> bool:
+    """Whether the try is still to be made."""
+    try:
+        work = job.work(task.step, task.item)
+    except KeyError:
+        return False
+    return work.attempt == task.attempt and work.status.active and not job.status.over
+
+
+@contextlib.asynccontextmanager
+async def _meanwhile(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run these beside the block, and end them with it."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

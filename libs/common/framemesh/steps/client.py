@@ -1,0 +1,133 @@
+"""Jobs as those who want them see them: submit, watch, cancel, retry."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from nats.aio.msg import Msg
+
+from framemesh import subjects
+from framemesh.bus import Bus
+from framemesh.errors import FramemeshError
+from framemesh.steps import advance
+from framemesh.steps.advance import Order
+from framemesh.steps.job import Job, JobStatus, Priority, new_id
+from framemesh.steps.plan import Plan, check
+from framemesh.steps.store import JobStore
+from framemesh.steps.switchboard import Switchboard
+
+KNOWN_S = 5.0
+
+
+class Jobs:
+    """The jobs of a mesh."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.store = JobStore(bus)
+        self.functions = Switchboard(bus)
+        self._bus = bus
+        self._known: set[str] = set()
+
+    async def submit(
+        self,
+        plan: Plan,
+        given: dict[str, Any] | None = None,
+        *,
+        owner: str = "nobody",
+        priority: Priority = Priority.NORMAL,
+        key: str | None = None,
+    ) -> Job:
+        """Put a job down; it begins at once. With the same ``key`` and owner it is the same job, as it stands now.
+
+        Raises PlanError when the plan cannot be worked off.
+        """
+        await self._check(plan, given or {})
+        job = Job(
+            id=new_id(owner, key),
+            plan=plan,
+            owner=owner,
+            priority=priority,
+            input=given or {},
+            created=time.time(),
+        )
+        if not await self.store.create(job):
+            return await self.store.get(job.id)
+        return job
+
+    async def _check(self, plan: Plan, given: dict[str, Any]) -> None:
+        if not plan.functions() <= self._known:
+            self._known = set(await self.functions.all())
+        check(plan, given, self._known)
+
+    async def cancel(self, job_id: str, reason: str = "cancelled") -> Job:
+        """End a job, whatever it is at; what waits is taken back. One that is over stays as it is."""
+        event = _Cancel(reason)
+        job = await self.store.change(job_id, event)
+        if event.children or not job.status.over:
+            for child in event.children:
+                with contextlib.suppress(FramemeshError):
+                    await self.cancel(child, f"{reason}, with {job_id}")
+        await self._bus.client.publish(subjects.job_cancelled(job_id))
+        await self.store.take_back(job)
+        return job
+
+    async def retry(self, job_id: str) -> Job:
+        """Let a job that failed, or was cancelled, go on from there. Raises FramemeshError for another."""
+        changed = False
+
+        def event(job: Job) -> list[Order]:
+            nonlocal changed
+            changed = job.status in {JobStatus.FAILED, JobStatus.CANCELLED}
+            return advance.retry(job, time.time())
+
+        job = await self.store.change(job_id, event)
+        if not changed:
+            raise FramemeshError(f"job {job_id} is {job.status}: only a failed one can go on")
+        return job
+
+    async def watch(self, job_id: str) -> AsyncIterator[Job]:
+        """The job as it stands, then each time that it has changed, until it is over. Raises JobMissing."""
+        changed = asyncio.Event()
+
+        async def on_update(_: Msg) -> None:
+            changed.set()
+
+        subscription = await self._bus.client.subscribe(subjects.job_updates(job_id), cb=on_update)
+        try:
+            before: Job | None = None
+            while True:
+                job = await self.store.get(job_id)
+                if job != before:
+                    yield job
+                if job.status.over:
+                    return
+                before = job
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(KNOWN_S):  # an update may be missed while NATS is away
+                        await changed.wait()
+                changed.clear()
+        finally:
+            await subscription.unsubscribe()
+
+    async def wait(self, job_id: str) -> Job:
+        """The job when it is over."""
+        async for job in self.watch(job_id):
+            last = job
+        return last
+
+
+class _Cancel:
+    """Cancels a job, and tells which sub-jobs are under way."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+        self.children: list[str] = []
+
+    def __call__(self, job: Job) -> list[Order]:
+        self.children = list(advance.sub_jobs(job))
+        advance.cancel(job, time.time(), self._reason)
+        return []

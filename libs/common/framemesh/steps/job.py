@@ -1,0 +1,176 @@
+"""A job as it lies on ``jobs.state.<id>``: its plan, what has been done of it, and what came out."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from framemesh.messages import Message
+from framemesh.steps.plan import NAME_PATTERN, Plan, Step
+
+MOST_STATE_BYTES = 768 * 1024
+"""NATS takes a MiB, and a dead letter or a header wants room too."""
+MOST_OUTPUT_BYTES = 64 * 1024
+
+JobId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,120}$")]
+Owner = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class JobStatus(StrEnum):
+    """How a job stands."""
+
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen, unless somebody asks for it."""
+        return self in {JobStatus.DONE, JobStatus.FAILED, JobStatus.CANCELLED}
+
+
+class StepStatus(StrEnum):
+    """How a step, or an item of one, stands."""
+
+    WAITING = "waiting"
+    READY = "ready"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+
+    @property
+    def over(self) -> bool:
+        """Whether it has come to an end."""
+        return self in _OVER
+
+    @property
+    def active(self) -> bool:
+        """Whether a worker has it, or may get it any moment."""
+        return self in _ACTIVE
+
+
+_OVER = frozenset({StepStatus.DONE, StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.CANCELLED})
+_ACTIVE = frozenset({StepStatus.READY, StepStatus.RUNNING, StepStatus.RETRYING})
+
+
+class Priority(StrEnum):
+    """Which of two steps that wait begins first."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+class _Record(BaseModel):
+    """A part of the document. Unknown fields are left out, as of every message."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+class Work(_Record):
+    """What is to be done once: a step, or one item of a step that runs for each item of a list."""
+
+    status: StepStatus = StepStatus.WAITING
+    attempt: int = Field(0, ge=0, description="Counts the tries from 1")
+    spent: int = Field(0, ge=0, description="Tries before somebody asked for the job again: they count no more")
+    started: float | None = None
+    ended: float | None = None
+    due: float | None = Field(None, description="When the next try begins")
+    progress: float = Field(0, ge=0, le=100, description="Percent")
+    text: str = Field("", max_length=500, description="What it is at")
+    worker: str = ""
+    output: Any = None
+    error: str = Field("", max_length=8192)
+
+
+class StepState(Work):
+    """A step of the plan, with its items where it has them."""
+
+    items: list[Work] | None = None
+
+
+class Parent(_Record):
+    """The step whose sub-job this is."""
+
+    job: JobId
+    step: str
+    item: int | None = None
+    attempt: int
+
+
+class Job(_Record):
+    """A job with its plan (``jobs.state.<id>``): any worker can advance it, and no code is ever replayed."""
+
+    id: JobId
+    plan: Plan
+    owner: Owner = "nobody"
+    priority: Priority = Priority.NORMAL
+    input: dict[str, Any] = Field(default_factory=dict)
+    status: JobStatus = JobStatus.QUEUED
+    steps: dict[str, StepState] = Field(default_factory=dict)
+    output: Any = None
+    error: str = Field("", max_length=8192)
+    created: float
+    started: float | None = None
+    ended: float | None = None
+    failed_step: str = Field("", description="The step that the job failed at")
+    parent: Parent | None = None
+
+    def step_of(self, name: str) -> Step:
+        """The plan of a step; that of a failed job's last step too. Raises KeyError."""
+        step = self.plan.steps.get(name) or self.plan.on_failure
+        if step is None:
+            raise KeyError(name)
+        return step
+
+    def work(self, name: str, item: int | None) -> Work:
+        """The state of a step or of one of its items. Raises KeyError."""
+        state = self.steps[name]
+        if item is None:
+            return state
+        if state.items is None or not 0 <= item < len(state.items):
+            raise KeyError(f"{name}:{item}")
+        return state.items[item]
+
+    @property
+    def progress(self) -> float:
+        """Percent: the mean of its steps."""
+        states = [self.steps[name] for name in self.plan.steps if name in self.steps]
+        return sum(100 if state.status.over else state.progress for state in states) / max(1, len(states))
+
+
+class StepTask(Message):
+    """A step that is to be done now (``jobs.step.<function>.<priority>.<id>.<step>``)."""
+
+    job: JobId
+    step: str = Field(pattern=NAME_PATTERN)
+    item: int | None = Field(None, ge=0)
+    attempt: int = Field(ge=1)
+    function: str = Field(pattern=NAME_PATTERN)
+
+    @property
+    def key(self) -> str:
+        """The same for every try of the same work: what is done under it is done once."""
+        return f"{self.job}/{place(self.step, self.item)}"
+
+
+def place(step: str, item: int | None) -> str:
+    """A step or one of its items as a subject token."""
+    return step if item is None else f"{step}:{item}"
+
+
+def new_id(owner: str, key: str | None) -> str:
+    """A job's id: of a client's key always the same, else one that rises with time."""
+    if key is not None:
+        return hashlib.sha256(f"{owner}\0{key}".encode()).hexdigest()[:24]
+    return f"{time.time_ns() // 1_000_000:011x}{secrets.token_hex(6)}"

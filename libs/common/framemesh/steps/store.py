@@ -1,0 +1,226 @@
+"""Jobs on JetStream: the newest state of each under compare-and-set, and the steps that are to be done.
+
+Whoever changes a job writes the new state first, then sends what follows from it, then acks what made it do so.
+Between any two of these it may be killed: the message that was not acked comes again, finds the change made, and
+sends what is missing. A step is sent only where none lies on its subject, so sending twice does no harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from framemesh import subjects
+from framemesh.bus import Bus, BusError, Conflict
+from framemesh.errors import FramemeshError
+from framemesh.steps import advance
+from framemesh.steps.advance import Failure, Order
+from framemesh.steps.job import MOST_STATE_BYTES, Job, JobStatus, Parent, StepTask, place
+from framemesh.steps.mapping import MappingError
+
+Event = Callable[[Job], list[Order]]
+"""Something that happens to a job; it may be tried on several states until one of them is the newest."""
+
+TRIES = 100
+LATE_S = 2.0
+"""A try that was due longer ago was never sent by the server."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A state of a job as it was read."""
+
+    seq: int
+    data: bytes
+
+    def job(self) -> Job:
+        """The job; each time another copy."""
+        return Job.model_validate_json(self.data)
+
+
+class JobMissing(FramemeshError):
+    """There is no such job."""
+
+
+class JobStore:
+    """The jobs of one mesh."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+
+    async def declare(self) -> None:
+        """Create the stream."""
+        await self.bus.declare(subjects.JOBS)
+
+    async def look(self, job_id: str) -> Known | None:
+        """A job's newest state; None where there is none, or it has been put away."""
+        stored = await self.bus.newest(subjects.JOBS.name, subjects.job_state(job_id))
+        return Known(*stored) if stored else None
+
+    async def find(self, job_id: str) -> Job | None:
+        """A job as it stands; None where there is none, or it has been put away."""
+        known = await self.look(job_id)
+        return known.job() if known else None
+
+    async def get(self, job_id: str) -> Job:
+        """A job as it stands. Raises JobMissing."""
+        if (job := await self.find(job_id)) is None:
+            raise JobMissing(f"job {job_id}: there is none of that id: `framemesh jobs list` shows them")
+        return job
+
+    async def create(self, job: Job) -> bool:
+        """Put a new job down and send its first steps; False where one of that id is there already.
+
+        Of that one, what may not have been sent is sent again: whoever put it down may have died.
+        """
+        first = advance.begin(job, job.created)
+        try:
+            await self._write(job, 0)
+        except Conflict:
+            found = await self.get(job.id)
+            await self.send(advance.orders(found), found)
+            return False
+        await self.send(first, job)
+        return True
+
+    async def change(self, job_id: str, event: Event, known: Known | None = None) -> Job:
+        """Let something happen to a job, and send what follows from it; ``known`` may be its newest state.
+
+        Raises JobMissing or BusError.
+        """
+        job, sent = await self.apply(job_id, event, known)
+        await self.send(sent, job)
+        if job.status.over:
+            await self._tell_parent(job)
+        return job
+
+    async def apply(self, job_id: str, event: Event, known: Known | None = None) -> tuple[Job, list[Order]]:
+        """The new state, written; and what is still to be sent."""
+        for number in range(TRIES):
+            known = known or await self.look(job_id)
+            if known is None:
+                raise JobMissing(f"job {job_id}: there is none of that id")
+            job = known.job()
+            orders = event(job)
+            try:
+                await self._write(job, known.seq, before=known.data)
+            except Conflict:  # somebody else was first; all who were late must not meet again
+                known = None
+                await asyncio.sleep(random.uniform(0, 0.002 * min(number, 10)))  # noqa: S311
+                continue
+            return job, orders
+        raise BusError(f"job {job_id}: others changed it {TRIES} times meanwhile")
+
+    async def take_back(self, job: Job) -> None:
+        """Take back the steps of a job that is over."""
+        await self.bus.purge(subjects.JOBS.name, subjects.job_step("*", "*", job.id, "*"))
+        await self.bus.purge(subjects.JOBS.name, subjects.job_retry(job.id, "*"))
+
+    async def send(self, orders: Iterable[Order], job: Job) -> None:
+        """Send steps to whoever does them, and put sub-jobs down."""
+        await asyncio.gather(*(self._send(order, job) for order in orders))
+
+    async def _send(self, order: Order, job: Job) -> None:
+        if order.function is None:
+            await self._begin_sub_job(order, job)
+        elif order.due is not None and order.due > time.time() - LATE_S:
+            await self._send_later(order, order.function, order.due)
+        else:
+            await self._send_now(order, order.function)
+
+    async def _send_now(self, order: Order, function: str) -> None:
+        try:
+            await self.bus.publish(
+                subjects.job_step(function, order.priority, order.job, order.place),
+                _task(order, function),
+                msg_id=f"{order.job}/{order.place}/{order.attempt}",
+                after=0,
+            )
+        except Conflict:
+            return  # it lies there
+
+    async def _send_later(self, order: Order, function: str, due: float) -> None:
+        """The server publishes it when it is due; it takes the place of the try that is not acked yet."""
+        target = subjects.job_step(function, order.priority, order.job, order.place)
+        at = datetime.fromtimestamp(max(due, time.time() + 0.05), UTC).isoformat().replace("+00:00", "Z")
+        await self.bus.publish_raw(
+            subjects.job_retry(order.job, order.place),
+            _task(order, function).model_dump_json().encode(),
+            {
+                "Nats-Msg-Id": f"{order.job}/{order.place}/{order.attempt}/later",
+                "Nats-Schedule": f"@at {at}",
+                "Nats-Schedule-Target": target,
+            },
+        )
+
+    # -- jobs of jobs -------------------------------------------------------------------------------
+
+    async def _begin_sub_job(self, order: Order, job: Job) -> None:
+        plan = job.step_of(order.step).plan
+        if plan is None:
+            return
+        try:
+            given = advance.step_input(job, order.step, order.item)
+        except MappingError as error:
+            await self._fail_step(order, str(error))
+            return
+        parent = Parent(job=job.id, step=order.step, item=order.item, attempt=order.attempt)
+        child = Job(
+            id=child_id(job.id, order.step, order.item, order.attempt),
+            plan=plan, owner=job.owner, priority=job.priority, input=given, parent=parent, created=time.time(),
+        )  # fmt: skip
+        await self.create(child)
+        await self.change(job.id, lambda job: _begun(job, order, child.id))
+
+    async def _fail_step(self, order: Order, reason: str) -> None:
+        failure = Failure(reason, retry=False)
+        await self.change(
+            order.job,
+            lambda job: advance.failed(job, order.step, order.item, order.attempt, failure, time.time()),
+        )
+
+    async def _tell_parent(self, job: Job) -> None:
+        """A sub-job has come to its end: so has the step that it is of."""
+        if job.parent is None:
+            return
+        up, now = job.parent, job.ended or time.time()
+
+        def ended(parent: Job) -> list[Order]:
+            if job.status is JobStatus.DONE:
+                return advance.done(parent, up.step, up.item, up.attempt, job.output, job.created, now)
+            reason = f"sub-job {job.id} {job.status}: {job.error}"
+            return advance.failed(parent, up.step, up.item, up.attempt, Failure(reason), now)
+
+        await self.change(up.job, ended)
+
+    # -- wire ---------------------------------------------------------------------------------------
+
+    async def _write(self, job: Job, seq: int, before: bytes = b"") -> None:
+        data = job.model_dump_json(exclude_defaults=True).encode()
+        if data == before:
+            return
+        if len(data) > MOST_STATE_BYTES:
+            raise FramemeshError(
+                f"job {job.id}: its state has {len(data)} bytes, {MOST_STATE_BYTES} are allowed: "
+                "store large outputs with ctx.put and return their address"
+            )
+        headers = {"Nats-Expected-Last-Subject-Sequence": str(seq)}
+        await self.bus.publish_raw(subjects.job_state(job.id), data, headers)
+
+
+def child_id(job: str, step: str, item: int | None, attempt: int) -> str:
+    """Id of a step's sub-job: always the same, so that a crash makes no second one."""
+    return f"{job}-{place(step, item).replace(':', '-')}-{attempt}"
+
+
+def _begun(job: Job, order: Order, child: str) -> list[Order]:
+    advance.started(job, order.step, order.item, order.attempt, child, time.time())
+    return []
+
+
+def _task(order: Order, function: str) -> StepTask:
+    return StepTask(job=order.job, step=order.step, item=order.item, attempt=order.attempt, function=function)

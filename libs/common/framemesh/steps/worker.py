@@ -1,0 +1,166 @@
+"""The base of every service that does steps."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TypeVar
+
+from nats.aio.msg import Msg
+from pydantic import Field
+
+from framemesh import subjects
+from framemesh.blobs import BlobStore
+from framemesh.messages import Heartbeat
+from framemesh.pull import Envelope
+from framemesh.service import Service
+from framemesh.settings import Settings
+from framemesh.steps.attempt import Attempt, Means
+from framemesh.steps.functions import Function
+from framemesh.steps.job import StepTask
+from framemesh.steps.lanes import Lanes, Slot, Slots
+from framemesh.steps.runner import Where
+from framemesh.steps.store import JobStore
+from framemesh.steps.switchboard import Rate, Switch, Switchboard
+
+log = logging.getLogger(__name__)
+
+COLLECTION = "jobs"
+REST_S = 0.25
+
+
+class StepSettings(Settings):
+    """Settings of every service that does steps."""
+
+    step_concurrency: int = Field(
+        8, ge=1, le=1000, description="Most steps of one function at a time in this process"
+    )
+    jobs_ttl: str = Field("30d", description="How long what steps store is kept: 12h, 30d, 8w; empty: for ever")
+
+
+S = TypeVar("S", bound=StepSettings)
+
+
+class StepWorker(Service[S]):
+    """Does steps. A service gives its ``kind`` and the ``functions`` that it has."""
+
+    functions: tuple[Function, ...]
+
+    async def prepare(self) -> None:
+        """Say which functions there are."""
+        self._store = JobStore(self.bus)
+        await self._store.declare()
+        await self.bus.declare(subjects.JOBLOGS)
+        self._blobs = BlobStore(self.settings.master_url, collection=COLLECTION, ttl=self.settings.jobs_ttl)
+        self._attempts: set[Attempt] = set()
+        self._switches = [Switch(Switchboard(self.bus), function) for function in self.functions]
+        for switch in self._switches:
+            await switch.begin()
+        await self.bus.client.subscribe(subjects.job_cancelled("*"), cb=self._on_cancelled)
+
+    async def run(self) -> None:
+        """Do steps until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for function, switch in zip(self.functions, self._switches, strict=True):
+                group.create_task(switch.watch())
+                group.create_task(self._working(function, switch))
+
+    async def finish(self) -> None:
+        """Let go of the store."""
+        await self._blobs.close()
+
+    def heartbeat(self) -> Heartbeat:
+        """What this worker says of itself."""
+        detail = {
+            "functions": [function.name for function in self.functions],
+            "step_concurrency": self.settings.step_concurrency,
+        }
+        return super().heartbeat().model_copy(update={"detail": detail})
+
+    async def _on_cancelled(self, msg: Msg) -> None:
+        job = msg.subject.rpartition(".")[2]
+        for attempt in list(self._attempts):
+            if attempt.job == job:
+                attempt.cancel()
+
+    # -- one function -------------------------------------------------------------------------------
+
+    async def _working(self, function: Function, switch: Switch) -> None:
+        hands = Hands(self.settings.step_concurrency)
+        lanes, slots = await Lanes.open(self.bus, function.name), await Slots.open(self.bus, function.name)
+        rate = Rate(self.registry.redis, function.name)
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    await self._turn(group, function, switch, hands, lanes, slots, rate)
+        finally:
+            await lanes.close()
+            await slots.close()
+
+    async def _turn(
+        self, group: asyncio.TaskGroup, function: Function, switch: Switch,
+        hands: Hands, lanes: Lanes, slots: Slots, rate: Rate,
+    ) -> None:  # fmt: skip
+        """Begin as many steps as there are hands, slots and turns for."""
+        state, slot = switch.state, None
+        if state.paused or not await hands.free(REST_S):
+            await lanes.rest(0 if state.paused else REST_S)
+            await slots.rest()
+            await asyncio.sleep(REST_S if state.paused else 0)
+            return
+        if state.concurrency and (slot := await slots.take()) is None:
+            await lanes.rest()
+            return
+        await rate.wait(state.rate)
+        one = state.concurrency or state.rate
+        found = await lanes.take(1 if one else hands.count)
+        for envelope in found:
+            hands.count -= 1
+            task = group.create_task(self._attempt(function, envelope, state.timeout, slot))
+            task.add_done_callback(lambda _: hands.put_down())
+        if not found and slot:
+            await slot.nak(0)
+
+    async def _attempt(
+        self, function: Function, envelope: Envelope[StepTask], seconds: float, slot: Envelope[Slot] | None
+    ) -> None:
+        where = Where(self.settings.master_url, self.settings.jobs_ttl)
+        means = Means(self._store, self.registry, self._blobs, where, self.instance)
+        attempt = Attempt(means, function, envelope)
+        self._attempts.add(attempt)
+        try:
+            await attempt.make(seconds)
+        except asyncio.CancelledError:
+            await envelope.nak(0)
+            raise
+        except Exception:
+            log.exception("%s: cannot be written down; again later", envelope.message.key)
+            await envelope.nak()
+        finally:
+            self._attempts.discard(attempt)
+            if slot:
+                await slot.nak(0)
+
+
+class Hands:
+    """How many steps more may be begun here."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._freed = asyncio.Event()
+
+    def put_down(self) -> None:
+        """A step has ended."""
+        self.count += 1
+        self._freed.set()
+
+    async def free(self, wait: float) -> bool:
+        """Whether there is one free, within ``wait`` seconds."""
+        if self.count < 1:
+            self._freed.clear()
+            try:
+                async with asyncio.timeout(wait):
+                    await self._freed.wait()
+            except TimeoutError:
+                return False
+        return True
