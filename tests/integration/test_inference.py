@@ -171,15 +171,15 @@ async def test_a_worker_that_ends_gives_back_what_its_model_hangs_on(
     makes: Any, bus: Bus, blobs: BlobStore, model: str, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("framemesh.inference.LAST_BATCH_SECONDS", 0.2)
-    worker = makes()
-    async with working(worker):
+    worker, other = makes(), makes()
+    other.where = "nowhere"
+    async with working(worker) as run:
         await ask(bus, blobs, model, source, BLACK)
         await until(partial(stopped, worker))
-    assert await told(bus, model, source) == []
-    other = makes()
-    other.where = "nowhere"
-    async with working(other):
-        assert await until(partial(told, bus, model, source), within=5) == [0]
+        run.cancel()
+        await asyncio.wait([run])
+        async with working(other):
+            assert await until(partial(told, bus, model, source), within=5) == [0]
 
 
 async def all_of(bus: Bus, model: str, source: str, count: int) -> list[int]:
