@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import socket
 import sys
 import threading
@@ -316,15 +317,20 @@ def run(*args: str) -> tuple[int, str]:
     return result.exit_code, result.stdout
 
 
-def test_cli_list_shows_where_each_asset_lies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
+def test_cli_list_shows_where_each_asset_lies(folder: Path) -> None:
     path = put(folder, MODEL, CONTENT)
     code, text = run("list")
-    lines = {line.split()[1]: line for line in text.splitlines() if line.startswith("│")}
+    found = {part.split()[0]: part.splitlines() for part in re.split(r"\n(?! )", text.strip())}
     assert code == 0
-    assert str(path) in lines["tiny-net"]
-    assert "│ -" in lines["tiny-labels"]
-    assert "(tests only)" in lines["odd"]
+    assert found["tiny-net"][-1] == f"    {path}"
+    assert found["tiny-labels"][-1] == "    not here: `framemesh assets pull tiny-labels`"
+    assert "(tests only)" in found["odd"][1]
+
+
+def test_cli_list_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assets, "catalogue", lambda: REAL)
+    lines = [line for line in run("list")[1].splitlines() if not line.lstrip().startswith("/")]
+    assert max(map(len, lines)) <= 80
 
 
 def test_cli_list_speaks_json(folder: Path) -> None:

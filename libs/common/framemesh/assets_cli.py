@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from textwrap import wrap
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
-from rich.markup import escape
-from rich.table import Table
 
 from . import assets
 from .assets import Asset
 from .errors import FramemeshError
+
+WIDTH = 76
 
 app = typer.Typer(
     help="Models and samples that Framemesh knows by name, pinned by checksum.\n\n"
@@ -31,14 +31,15 @@ def list_assets(
         bool, typer.Option("--json", help="Print JSON with checksums and pins, for scripts.")
     ] = False,
 ) -> None:
-    """Show every asset: its size, its licence and where it lies on this machine ("-": nowhere yet).
+    """Show every asset: its size, its licence, what it is for, and where it lies on this machine.
 
     Nothing is downloaded or checked: see `pull` and `verify`.
     """
     if as_json:
         typer.echo(json.dumps([_as_dict(asset) for asset in assets.catalogue().values()], indent=2))
-    else:
-        Console().print(_table())
+        return
+    for asset in assets.catalogue().values():
+        typer.echo("\n".join(_lines(asset)))
 
 
 @app.command()
@@ -92,16 +93,11 @@ def _as_dict(asset: Asset) -> dict[str, object]:
     return {**asset.model_dump(), "origin": asset.origin, "found": _found(asset)}
 
 
-def _table() -> Table:
-    table = Table("name", "kind", "size", "licence", "found", "role")
-    for column in table.columns[:3]:
-        column.no_wrap = True
-    for column in table.columns[3:]:
-        column.overflow = "fold"
-    for asset in assets.catalogue().values():
-        found = escape(_found(asset) or "-")
-        table.add_row(asset.name, asset.kind, decimal(asset.bytes), asset.licence, found, _role(asset))
-    return table
+def _lines(asset: Asset) -> list[str]:
+    """An asset in lines of 80 columns, but for its path, which is to be copied."""
+    found = _found(asset) or f"not here: `framemesh assets pull {asset.name}`"
+    head = f"{asset.name:<21}  {asset.kind}  {decimal(asset.bytes):>8}"
+    return [head, *(f"    {line}" for line in wrap(f"{_role(asset)}; {asset.licence}", WIDTH)), f"    {found}"]
 
 
 def _role(asset: Asset) -> str:

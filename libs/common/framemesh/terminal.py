@@ -11,7 +11,9 @@ from typing import Annotated, Any
 
 import typer
 from platformdirs import user_data_path
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.table import Table
 
 from framemesh.bus import Bus
 from framemesh.errors import FramemeshError
@@ -22,8 +24,9 @@ from framemesh.settings import Settings, given_names, load
 
 INTERRUPT_AGAIN = 0.5
 
-err = Console(stderr=True, soft_wrap=True, highlight=False)
-out = Console(soft_wrap=True, highlight=False)
+# Without emoji: "shop:X:" would become a cross.
+err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+out = Console(soft_wrap=True, highlight=False, emoji=False)
 
 DataOption = Annotated[
     Path | None,
@@ -88,3 +91,16 @@ async def clients(settings: Settings) -> tuple[Bus, Registry]:
         await bus.close()
         raise
     return bus, Registry(redis, settings.routing_ttl)
+
+
+def table(*columns: str, title: str = "") -> Table:
+    """A table that needs little room: no lines between columns, and what is too wide goes on in the next line."""
+    made = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, title=title or None, title_justify="left")
+    for name in columns:
+        made.add_column(name, overflow="fold")
+    return made
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 frame``, ``2 frames``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
