@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Self
 
@@ -14,15 +15,41 @@ from framemesh.steps.job import Priority, StepTask
 
 PATIENCE_S = 1.0
 """What waits here for longer is handed back: another worker may be free."""
+ON_ITS_WAY_S = 0.05
 UPSIDE_DOWN = 16
 """Every so manieth time the lowest priority comes first, so that it never waits for ever."""
+
+
+class Lane:
+    """The steps of one priority."""
+
+    def __init__(self, pull: Pull[StepTask]) -> None:
+        self.pull = pull
+        self._more = False  # whether the server had more when it sent the last one
+
+    @property
+    def coming(self) -> bool:
+        """Whether nothing is here, but something is on its way."""
+        return self._more and self.pull.idle
+
+    def given_up(self) -> None:
+        """What was on its way went to somebody else."""
+        self._more = False
+
+    async def take(self, most: int) -> list[Envelope[StepTask]]:
+        """What is here."""
+        if self.pull.idle:
+            return []
+        found = await self.pull.batch(most, wait=0)
+        self._more = bool(found and found[-1].meta.pending)
+        return found
 
 
 class Lanes:
     """Takes the steps of one function, the highest priority first, and no more than there are hands for."""
 
-    def __init__(self, pulls: Sequence[Pull[StepTask]], arrived: asyncio.Event) -> None:
-        self._pulls = list(pulls)
+    def __init__(self, lanes: Sequence[Lane], arrived: asyncio.Event) -> None:
+        self._lanes = list(lanes)
         self._arrived = arrived
         self._taken = 0
 
@@ -30,44 +57,48 @@ class Lanes:
     async def open(cls, bus: Bus, function: str) -> Self:
         """Ask for nothing yet."""
         arrived = asyncio.Event()
-        return cls(
-            [
-                await bus.pull(subjects.step_consumer(function, priority), StepTask, window=0, arrived=arrived)
-                for priority in Priority
-            ],
-            arrived,
-        )
+        consumers = [subjects.step_consumer(function, priority) for priority in Priority]
+        pulls = [await bus.pull(consumer, StepTask, window=0, arrived=arrived) for consumer in consumers]
+        return cls([Lane(pull) for pull in pulls], arrived)
 
     async def take(self, most: int, wait: float = PATIENCE_S) -> list[Envelope[StepTask]]:
         """Up to ``most`` steps, as many as there are; none after ``wait`` seconds."""
-        for pull in self._pulls:
-            await pull.ask(most)
-        if all(pull.idle for pull in self._pulls):
-            self._arrived.clear()
-            try:
-                async with asyncio.timeout(wait):
-                    await self._arrived.wait()
-            except TimeoutError:
-                return []
-        return await self._waiting(most)
-
-    async def _waiting(self, most: int) -> list[Envelope[StepTask]]:
-        found: list[Envelope[StepTask]] = []
+        for lane in self._lanes:
+            await lane.pull.ask(most)
+        if all(lane.pull.idle for lane in self._lanes) and not await self._arrives(wait):
+            return []
         self._taken += 1
-        for pull in self._pulls if self._taken % UPSIDE_DOWN else reversed(self._pulls):
-            if len(found) < most and not pull.idle:
-                found += await pull.batch(most - len(found), wait=0)
+        found: list[Envelope[StepTask]] = []
+        for lane in self._lanes if self._taken % UPSIDE_DOWN else reversed(self._lanes):
+            if len(found) < most:
+                await self._let_come(lane)
+                found += await lane.take(most - len(found))
         return found
+
+    async def _let_come(self, lane: Lane) -> None:
+        """What is of a higher priority is not overtaken by what only came sooner."""
+        until = time.monotonic() + ON_ITS_WAY_S
+        while lane.coming:
+            if not await self._arrives(until - time.monotonic()):
+                lane.given_up()
+
+    async def _arrives(self, wait: float) -> bool:
+        self._arrived.clear()
+        try:
+            async with asyncio.timeout(wait):
+                return await self._arrived.wait()
+        except TimeoutError:
+            return False
 
     async def rest(self, older: float = PATIENCE_S) -> None:
         """There are no hands: hand back what has waited for ``older`` seconds."""
-        for pull in self._pulls:
-            await pull.hand_back(older)
+        for lane in self._lanes:
+            await lane.pull.hand_back(older)
 
     async def close(self) -> None:
         """Hand back what has not been begun."""
-        for pull in self._pulls:
-            await pull.stop()
+        for lane in self._lanes:
+            await lane.pull.stop()
 
 
 class Slot(Message):
