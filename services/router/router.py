@@ -31,10 +31,12 @@ BATCH = 64
 LOOK_SECONDS = 1.0
 FULL_SECONDS = 0.05
 AWAY_SECONDS = 60.0
-"""A model that restarts is not left out of a lossless source that goes to every model."""
+"""A model that restarts is not left out of a lossless source that goes to every model; one that has yet to start
+is waited for."""
 
 TASKS = Counter("framemesh_tasks_total", "Tasks accepted by a model's queue", ["model", "delivery"])
-UNROUTED = Counter("framemesh_unrouted_total", "Live frames and windows that no live model was there for")
+UNROUTED = Counter("framemesh_unrouted_total", "Frames and windows that no model was there for", ["delivery"])
+NAMES = {Medium.FRAME: ("frames", "looks"), Medium.AUDIO: ("audio windows", "listens")}
 
 
 class RouterSettings(Settings):
@@ -57,8 +59,11 @@ class Router(Service[RouterSettings]):
     async def prepare(self) -> None:
         """Declare the streams, find the models that are alive."""
         self._live: dict[str, Medium] = {}
-        self._seen: dict[str, tuple[float, Medium]] = {}
-        self._declared: set[str] = set()
+        self._seen: dict[str, float] = {}
+        self._takes = {route.model: route.takes for route in self._all_routes() if route.takes}
+        self._declared: dict[str, Medium] = {}
+        self._may_come = dict.fromkeys(Medium, time.monotonic())
+        self._said: set[tuple[Medium, str]] = set()
         self._room: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._lossless: dict[tuple[type[Message], str], asyncio.Queue[Envelope[Any]]] = {}
         self._frames = subjects.frames_stream(self.settings.topic_stream, self.settings.frame_ttl)
@@ -66,7 +71,7 @@ class Router(Service[RouterSettings]):
         await self.bus.declare(self._frames, self._audio, subjects.RESULTS)
         await self._look()
         for route in self._all_routes():
-            await self._declare(route.model, takes(route.model, self._live, route))
+            await self._declare(route.model, takes(route.model, self._takes))
         await self._forget_unfollowed()
         self._warn_of_unknown()
 
@@ -108,15 +113,23 @@ class Router(Service[RouterSettings]):
             return
         for model in sorted(alive.keys() - self._live):
             log.info("%s is alive", model)
-            await self._declare(model, alive[model])
+        for model, medium in alive.items():
+            await self._declare(model, medium)
         for model in sorted(self._live.keys() - alive):
             log.warning("%s is not alive any more", model)
         self._live = alive
+        self._takes |= alive
         now = time.monotonic()
-        self._seen |= {model: (now, medium) for model, medium in alive.items()}
-        for model in [model for model, (seen, _) in self._seen.items() if now - seen > AWAY_SECONDS]:
+        self._hope(set(alive.values()) or set(Medium), now)
+        self._seen |= dict.fromkeys(alive, now)
+        for model in [model for model, seen in self._seen.items() if now - seen > AWAY_SECONDS]:
             del self._seen[model]
             await self._give_up(model)
+
+    def _hope(self, media: set[Medium], now: float) -> None:
+        """Models of these media live, or none at all does yet: there is reason to wait for one."""
+        self._may_come |= dict.fromkeys(media, now)
+        self._said = {(medium, source) for medium, source in self._said if medium not in media}
 
     async def _give_up(self, model: str) -> None:
         """Drop the tasks of a model that does not come back, but for sources whose routes name it."""
@@ -132,9 +145,10 @@ class Router(Service[RouterSettings]):
                 await self.bus.purge(stream, subject)
 
     async def _declare(self, model: str, medium: Medium) -> None:
-        if model not in self._declared:
+        """Give a model's queues the form of what it takes; a route may have guessed another one."""
+        if self._declared.get(model) is not medium:
             await self.bus.declare(*subjects.task_streams(model, medium))
-            self._declared.add(model)
+            self._declared[model] = medium
 
     def _warn_of_unknown(self) -> None:
         for model in sorted({route.model for route in self._all_routes()} - self._live.keys()):
@@ -159,15 +173,12 @@ class Router(Service[RouterSettings]):
         async with self.bus.settling(envelope):
             given = self._tasks(envelope.message)
             if not given:
-                UNROUTED.inc()
+                UNROUTED.labels(Delivery.LIVE).inc()
             await asyncio.gather(*(self._give(task, envelope) for task in given))
 
     def _tasks(self, claim: Frame | AudioWindow) -> list[Task | AudioTask]:
-        models = self._live if claim.delivery is Delivery.LIVE else self._lately()
-        return tasks(claim, for_source(self.settings.routes, claim.source), models)
-
-    def _lately(self) -> dict[str, Medium]:
-        return {model: medium for model, (_, medium) in self._seen.items()}
+        models = self._live if claim.delivery is Delivery.LIVE else self._seen
+        return tasks(claim, for_source(self.settings.routes, claim.source), models, self._takes)
 
     def _lane(self, kind: type[C], source: str) -> asyncio.Queue[Envelope[C]]:
         """What is lossless waits in a lane of its own, so that a full queue holds up no camera and no other file.
@@ -188,10 +199,34 @@ class Router(Service[RouterSettings]):
             await asyncio.gather(*(self._route_one_lossless(item) for item in envelopes))
 
     async def _route_one_lossless(self, envelope: Envelope[C]) -> None:
+        claim = envelope.message
+        medium = Medium.FRAME if isinstance(claim, Frame) else Medium.AUDIO
+        for_all = for_source(self.settings.routes, claim.source) is None
         async with self.bus.settling(envelope):
-            while not self._live and for_source(self.settings.routes, envelope.message.source) is None:
+            while for_all and self._waits_for(medium):
                 await asyncio.sleep(LOOK_SECONDS / 4)
-            await asyncio.gather(*(self._give(task, envelope) for task in self._tasks(envelope.message)))
+            given = self._tasks(claim)
+            if for_all and not given:
+                self._let_go(medium, claim.source)
+            await asyncio.gather(*(self._give(task, envelope) for task in given))
+
+    def _waits_for(self, medium: Medium) -> bool:
+        """Whether a model of a medium is waited for: for a time where others live, without end where none does."""
+        if medium in self._live.values():
+            return False
+        return not self._live or time.monotonic() - self._may_come[medium] <= AWAY_SECONDS
+
+    def _let_go(self, medium: Medium, source: str) -> None:
+        UNROUTED.labels(Delivery.LOSSLESS).inc()
+        if (medium, source) in self._said:
+            return
+        self._said.add((medium, source))
+        what, does = NAMES[medium]
+        log.warning(
+            "%s: its %s are seen by no model, as none that %s has been alive for %d s; start a worker of one "
+            "before the source is read, or name one in the setting routes, so that they wait for it",
+            source, what, does, AWAY_SECONDS,
+        )  # fmt: skip
 
     # -- results that others follow -----------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -63,16 +63,15 @@ def for_source(routes: Routes, source: str) -> list[Route] | None:
     return routes.get(source, routes.get(EVERY_SOURCE))
 
 
-def takes(model: str, live: Mapping[str, Medium], route: Route | None = None) -> Medium:
-    """What a model wants: as it says itself; of one that is not there, as its route says, or as it is known."""
-    said = route.takes if route else None
-    return live.get(model) or said or (Medium.AUDIO if model in AUDIO_MODELS else Medium.FRAME)
+def takes(model: str, said: Mapping[str, Medium]) -> Medium:
+    """What a model wants: as it, or a route, has said; else what those of the mesh's own are known to want."""
+    return said.get(model) or (Medium.AUDIO if model in AUDIO_MODELS else Medium.FRAME)
 
 
 def tasks(
-    claim: Frame | AudioWindow, routes: list[Route] | None, live: Mapping[str, Medium]
+    claim: Frame | AudioWindow, routes: list[Route] | None, live: Collection[str], said: Mapping[str, Medium]
 ) -> list[Task | AudioTask]:
-    """The tasks that a stored frame, or audio window, gives; ``live`` says what the models that are there take.
+    """The tasks that a stored frame, or audio window, gives; ``live`` are the models that are there.
 
     A lossless one waits in the queue of a routed model that is not alive; a live one is not worth that.
     """
@@ -83,7 +82,7 @@ def tasks(
         for route in chosen
         if route.follows is None
         and claim.seq % route.stride == 0
-        and takes(route.model, live, route) is medium
+        and takes(route.model, said) is medium
         and (route.model in live or claim.delivery is Delivery.LOSSLESS)
     ]
 

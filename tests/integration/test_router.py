@@ -8,14 +8,15 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from framemesh import subjects
 from framemesh.bus import Bus
 from framemesh.embedded import NatsServer, Server
-from framemesh.messages import Delivery, Heartbeat
+from framemesh.messages import Delivery, Heartbeat, Medium
 from framemesh.registry import Registry
 from services.router.router import Router, RouterSettings
-from tests.samples import OwnServer, frame, result, until
+from tests.samples import OwnServer, frame, result, until, window
 
 FRAMES = subjects.frames_stream("frames-stream", 900)
 
@@ -51,8 +52,20 @@ async def router(bus: Bus, registry: Registry, **settings: Any) -> AsyncIterator
             await pull.stop()
 
 
-def heartbeat(model: str) -> Heartbeat:
-    return Heartbeat(kind=model, instance="one", host="h", pid=1, started=1.0, version="0", model="weights")
+def heartbeat(model: str, takes: Medium = Medium.FRAME) -> Heartbeat:
+    return Heartbeat(
+        kind=model, instance="one", host="h", pid=1, started=1.0, version="0", model="weights", takes=takes
+    )
+
+
+@asynccontextmanager
+async def beating(registry: Registry, model: str, takes: Medium = Medium.FRAME) -> AsyncIterator[None]:
+    task = asyncio.create_task(registry.beating(heartbeat(model, takes)))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def publish(bus: Bus, source: str, count: int) -> None:
@@ -61,13 +74,19 @@ async def publish(bus: Bus, source: str, count: int) -> None:
         await bus.publish(subjects.frames("frames-stream", source), claim, msg_id=claim.key)
 
 
+async def publish_windows(bus: Bus, source: str, count: int) -> None:
+    for seq in range(count):
+        claim = window(source, seq, delivery=Delivery.LOSSLESS)
+        await bus.publish(subjects.audio(source), claim, msg_id=claim.key)
+
+
 async def waiting(bus: Bus, model: str) -> int:
     info = await bus.stream_info(f"{model}-lossless")
     return info.state.messages if info else 0
 
 
-async def unacked(bus: Bus) -> int:
-    info = await bus.consumer_info(subjects.router_consumer(FRAMES))
+async def unacked(bus: Bus, stream: subjects.Stream = FRAMES) -> int:
+    info = await bus.consumer_info(subjects.router_consumer(stream))
     return (info.num_pending or 0) + (info.num_ack_pending or 0) if info else -1
 
 
@@ -108,8 +127,106 @@ async def waiting_is(bus: Bus, model: str, count: int) -> bool:
     return await waiting(bus, model) == count
 
 
-async def all_routed(bus: Bus) -> bool:
-    return await unacked(bus) == 0
+async def all_routed(bus: Bus, stream: subjects.Stream = FRAMES) -> bool:
+    return await unacked(bus, stream) == 0
+
+
+def let_go() -> float:
+    value = REGISTRY.get_sample_value("framemesh_unrouted_total", {"delivery": "lossless"})
+    return value or 0.0
+
+
+async def test_a_file_waits_for_a_model_of_its_own_medium(
+    own_bus: Bus, registry: Registry, source: str, model: str
+) -> None:
+    """That only one lives that listens helps no frame."""
+    async with beating(registry, f"{model}-listens", Medium.AUDIO), router(own_bus, registry):
+        await publish(own_bus, source, 5)
+        await publish_windows(own_bus, source, 3)
+        await until(lambda: waiting_is(own_bus, f"{model}-listens", 3))
+        await asyncio.sleep(1.5)
+        assert await unacked(own_bus) == 5
+        async with beating(registry, model):
+            await until(lambda: waiting_is(own_bus, model, 5))
+            await until(lambda: all_routed(own_bus))
+
+
+async def test_a_file_waits_for_the_first_model_however_long(
+    own_bus: Bus, registry: Registry, source: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.router.router.AWAY_SECONDS", 0.5)
+    async with router(own_bus, registry):
+        await publish(own_bus, source, 5)
+        await asyncio.sleep(2.5)
+        assert await unacked(own_bus) == 5
+        async with beating(registry, model):
+            await until(lambda: waiting_is(own_bus, model, 5))
+
+
+async def test_what_no_model_comes_for_is_let_go_counted_and_said_once_a_source(
+    own_bus: Bus,
+    registry: Registry,
+    source: str,
+    model: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("services.router.router.AWAY_SECONDS", 2.0)
+    before = let_go()
+    async with beating(registry, f"{model}-listens", Medium.AUDIO), router(own_bus, registry):
+        await publish(own_bus, source, 5)
+        await asyncio.sleep(1)
+        assert await unacked(own_bus) == 5
+        await until(lambda: all_routed(own_bus))
+        await publish(own_bus, f"{source}-2", 2)
+        await until(lambda: all_routed(own_bus), within=1)  # which nobody waits for again
+        assert let_go() - before == 7
+        said = [line for line in caplog.messages if "seen by no model" in line]
+        assert [line.split(":")[0] for line in said] == [source, f"{source}-2"]
+        assert "start a worker" in said[0]
+        assert "routes" in said[0]
+
+
+# -- the form of a queue ----------------------------------------------------------------------------------
+
+
+async def kept(bus: Bus, model: str) -> int:
+    """How many tasks of a source a model's live queue holds."""
+    info = await bus.stream_info(model)
+    return info.config.max_msgs_per_subject or 0 if info else 0
+
+
+async def test_the_queue_of_a_routed_model_takes_the_form_that_its_worker_says(
+    own_bus: Bus, registry: Registry, source: str, model: str
+) -> None:
+    async def listens() -> bool:
+        return await kept(own_bus, model) == subjects.WAITING_WINDOWS
+
+    async with router(own_bus, registry, routes={source: [model]}) as made:
+        assert await kept(own_bus, model) == 1
+        async with beating(registry, model, Medium.AUDIO):
+            await until(listens)
+        await own_bus.redeclare()  # as after a restart of the server
+        assert await listens()
+
+        async def gone() -> bool:
+            return not made._live
+
+        await until(gone)
+        await publish_windows(own_bus, source, 2)  # of which it is known now who takes them
+        await publish(own_bus, source, 2)
+        await until(lambda: waiting_is(own_bus, model, 2))
+        await until(lambda: all_routed(own_bus))
+
+
+async def test_what_one_route_says_of_a_model_holds_for_all_of_its_routes(
+    own_bus: Bus, registry: Registry, source: str, model: str
+) -> None:
+    routes = {"*": [model], source: [{"model": model, "takes": "audio"}], "other": [model]}
+    async with router(own_bus, registry, routes=routes):
+        assert await kept(own_bus, model) == subjects.WAITING_WINDOWS
+        await publish_windows(own_bus, "other", 2)
+        await until(lambda: waiting_is(own_bus, model, 2))
 
 
 async def test_a_route_that_is_taken_away_leaves_no_consumer_and_one_that_comes_back_begins_anew(

@@ -101,19 +101,19 @@ def test_a_sources_own_routes_take_the_place_of_everybodys() -> None:
 
 
 def test_without_routes_every_live_model_sees_every_frame() -> None:
-    made = tasks(frame(7), None, LIVE)
+    made = tasks(frame(7), None, LIVE, LIVE)
     assert [(task.model, task.stride) for task in made] == [(CLASSIFICATION, 1), (DETECTION, 1)]
 
 
 def test_with_empty_routes_no_model_does() -> None:
-    assert tasks(frame(), [], LIVE) == []
+    assert tasks(frame(), [], LIVE, LIVE) == []
 
 
 # -- frames -----------------------------------------------------------------------------------------------
 
 
 def test_a_task_is_its_frame() -> None:
-    (task,) = tasks(frame(6), [route(stride=3)], LIVE)
+    (task,) = tasks(frame(6), [route(stride=3)], LIVE, LIVE)
     assert isinstance(task, Task)
     assert Frame(**task.model_dump(include=set(Frame.model_fields))) == frame(6)
     assert (task.model, task.stride, task.regions) == (DETECTION, 3, None)
@@ -121,17 +121,17 @@ def test_a_task_is_its_frame() -> None:
 
 @pytest.mark.parametrize(("stride", "seqs"), [(1, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 3, 6]), (100, [0])])
 def test_a_stride_takes_every_nth_frame(stride: int, seqs: list[int]) -> None:
-    assert [seq for seq in range(7) if tasks(frame(seq), [route(stride=stride)], LIVE)] == seqs
+    assert [seq for seq in range(7) if tasks(frame(seq), [route(stride=stride)], LIVE, LIVE)] == seqs
 
 
 @pytest.mark.parametrize(("delivery", "waits"), [(Delivery.LIVE, False), (Delivery.LOSSLESS, True)], ids=str)
 def test_only_a_lossless_frame_waits_for_a_model_that_is_not_alive(delivery: Delivery, waits: bool) -> None:
-    made = tasks(frame(delivery=delivery), [route()], {})
+    made = tasks(frame(delivery=delivery), [route()], {}, {})
     assert [task.delivery for task in made] == ([delivery] if waits else [])
 
 
 def test_a_follower_gets_no_frames() -> None:
-    assert [task.model for task in tasks(frame(), [route(), follower()], LIVE)] == [DETECTION]
+    assert [task.model for task in tasks(frame(), [route(), follower()], LIVE, LIVE)] == [DETECTION]
 
 
 # -- results ----------------------------------------------------------------------------------------------
@@ -210,8 +210,8 @@ def transcript(words: list[Word], **values: Any) -> Result:
 
 
 def test_windows_go_to_models_that_listen_and_frames_to_those_that_look() -> None:
-    assert [task.model for task in tasks(samples.window("door"), None, LISTENING)] == ["VoiceInference"]
-    assert [task.model for task in tasks(frame(), None, LISTENING)] == [DETECTION]
+    assert [task.model for task in tasks(samples.window("door"), None, LISTENING, LISTENING)] == ["VoiceInference"]
+    assert [task.model for task in tasks(frame(), None, LISTENING, LISTENING)] == [DETECTION]
 
 
 @pytest.mark.parametrize(
@@ -226,8 +226,9 @@ def test_windows_go_to_models_that_listen_and_frames_to_those_that_look() -> Non
 def test_what_a_model_that_is_not_there_takes(given: dict[str, Any], takes_audio: bool) -> None:
     lossless = {"delivery": Delivery.LOSSLESS}
     chosen = [Route.model_validate(given)]
-    heard = tasks(samples.window("door").model_copy(update=lossless), chosen, LISTENING)
-    seen = tasks(frame().model_copy(update=lossless), chosen, LISTENING)
+    said = {one.model: one.takes for one in chosen if one.takes} | LISTENING
+    heard = tasks(samples.window("door").model_copy(update=lossless), chosen, LISTENING, said)
+    seen = tasks(frame().model_copy(update=lossless), chosen, LISTENING, said)
     assert (len(heard), len(seen)) == ((1, 0) if takes_audio else (0, 1))
 
 
