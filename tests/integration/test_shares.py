@@ -68,14 +68,14 @@ async def fill(bus: Bus, model: str, sources: list[str]) -> None:
         await bus.publish(subjects.tasks(model, source, lossless=True), made, msg_id=made.task_key)
 
 
-async def shared(made: list[Replica], sources: list[str], *, most: int) -> None:
+async def shared(made: list[Replica], sources: list[str], *, most: int, within: float = 20) -> None:
     async def fair() -> bool:
         held = [each.sources for each in made]
         together = [source for mine in held for source in mine]
         assert len(together) == len(set(together)), held
         return set(together) == set(sources) and max(map(len, held)) <= most
 
-    await until(fair, within=20)
+    await until(fair, within=within)
 
 
 async def test_sources_are_shared_and_shared_anew_when_replicas_come_and_go(
@@ -92,6 +92,19 @@ async def test_sources_are_shared_and_shared_anew_when_replicas_come_and_go(
         await shared(made, sources, most=2)
         await made[0].stop()
         await shared(made, sources, most=3)
+
+
+async def test_many_sources_are_shared_as_soon_as_few(bus: Bus, redis: Redis, model: str) -> None:
+    sources = [f"cam-{number}" for number in range(60)]
+    await fill(bus, model, sources)
+    async with replicas(bus, redis, model, 3) as made:
+        await made[0].start()
+        await shared(made, sources, most=60, within=3)
+        await made[1].start()
+        await made[2].start()
+        await shared(made, sources, most=20, within=5)
+        await made[1].stop()
+        await shared(made, sources, most=30, within=5)
 
 
 async def test_sources_of_a_dead_replica_go_to_the_others(bus: Bus, redis: Redis, model: str) -> None:
@@ -113,3 +126,8 @@ async def test_a_source_without_tasks_is_given_back(
         await shared(made, ["cam-1"], most=1)
         await bus.jetstream.purge_stream(f"{model}-lossless")
         await shared(made, [], most=0)
+
+        async def forgotten() -> bool:
+            return not made[0].shares._busy
+
+        await until(forgotten)

@@ -1,7 +1,7 @@
 """The sources of a model, shared among its replicas: all tasks of a source go to one of them, as long as it lives.
 
 A model that follows things over frames must see all frames of a source. Each source has a lease in Redis; a
-replica takes free ones up to its fair share, and gives one back when there are more replicas than before.
+replica takes free ones up to its fair share, and gives back what is more when there are more replicas than before.
 """
 
 from __future__ import annotations
@@ -46,26 +46,36 @@ class Shares:
         """Run ``work`` for each source that falls to this replica, until cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
-                self._working = {source: task for source, task in self._working.items() if not task.done()}
                 try:
-                    if source := await self._next():
+                    for source in await self._look():
                         self._working[source] = group.create_task(self._hold(source, work))
                 except (RedisError, NatsError, TimeoutError) as error:  # others say so too; what is held is held
                     log.debug("shares of %s: %s", self._kind, error)
                 await asyncio.sleep(LOOK_SECONDS * random.uniform(0.5, 1))  # noqa: S311 - not all at once
 
-    async def _next(self) -> str | None:
-        """A source to begin with, if one falls to us; what falls to others is given back."""
+    async def _look(self) -> list[str]:
+        """Give back what falls to others; returns what falls to us and nobody has."""
         waiting, leased = await self._waiting(), await self._registry.leases(self._lease(""))
-        now = time.monotonic()
-        self._busy |= dict.fromkeys(waiting, now)
-        replicas = {beat.instance for beat in await self._registry.alive(self._kind)} | {self._instance}
+        replicas = sorted({beat.instance for beat in await self._registry.alive(self._kind)} | {self._instance})
         fair = math.ceil(len(waiting | leased) / len(replicas))
-        idle = [source for source in self._working if now - self._busy.get(source, now) > IDLE_SECONDS]
-        if idle or len(self._working) > fair:
-            self._working[(idle or sorted(self._working))[0]].cancel()
+        self._working = {source: task for source, task in self._working.items() if not task.done()}
+        kept = self._keep(waiting, fair)
         free = sorted(waiting - leased - self.sources)
-        return random.choice(free) if free and len(self._working) < fair else None  # noqa: S311
+        begin = replicas.index(self._instance) * len(free) // len(replicas)  # where no other replica begins
+        return (free[begin:] + free[:begin])[: max(0, fair - kept)]
+
+    def _keep(self, waiting: set[str], most: int) -> int:
+        """Let go of the sources that have been idle, and of more than ``most``; returns how many are left."""
+        now = time.monotonic()
+        self._busy = {
+            source: now if source in waiting else self._busy.get(source, now) for source in self._working
+        }
+        held = sorted(source for source, task in self._working.items() if not task.cancelling())
+        idle = [source for source in held if now - self._busy[source] > IDLE_SECONDS]
+        given = (idle + [source for source in held if source not in idle])[: max(len(idle), len(held) - most)]
+        for source in given:
+            self._working[source].cancel()
+        return len(held) - len(given)
 
     async def _waiting(self) -> set[str]:
         """Sources that have tasks."""
