@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -15,8 +16,9 @@ from framemesh.messages import AudioWindow, Delivery, Frame
 from framemesh.spool import Claim, Spool
 from framemesh.telemetry import redact
 from services.reader.clock import FileClock, LiveClock, LiveSound
+from services.reader.pieces import Sound
 from services.reader.settings import Pace, ReaderSettings
-from services.reader.sound import Listening, Sound, Windows
+from services.reader.sound import Listening, Windows
 from services.reader.sound import Window as SoundWindow
 from services.reader.video import Picture, SourceUnavailable, VideoInfo, VideoReader, is_live, open_reader
 
@@ -180,22 +182,16 @@ class Capture:
         windows = Windows(
             settings.audio_window, settings.audio_overlap, each_channel=settings.audio_channels == "each"
         )
-        return Listening(windows, clock if isinstance(clock, FileClock) else LiveSound(clock), self._keep_window)
+        own = clock if isinstance(clock, FileClock) else LiveSound(clock)
+        until = math.inf if self.live else settings.video_duration or math.inf
+        return Listening(windows, own, self._keep_window, until=until)
 
     def _hear(self, piece: Sound, sound: Listening, begun: float, *, alone: bool) -> float:
-        """Take a piece of sound; returns where it ends, seconds from the beginning of the source."""
-        wanted = self._wanted(piece, sound.end)
-        end = sound.take(wanted) if len(wanted.samples) else sound.end
-        # Pictures set the pace; sound that goes on without them must not run away.
-        self._wait_for_its_time(begun + end - (0 if alone else SOUND_LAG))
-        return end if len(wanted.samples) == len(piece.samples) else self.settings.video_duration
-
-    def _wanted(self, piece: Sound, end: float) -> Sound:
-        """As much of a piece as was asked for."""
-        if self.live or not self.settings.video_duration:
-            return piece
-        left = self.settings.video_duration - (end if piece.pts is None else piece.pts)
-        return Sound(piece.pts, piece.samples[: max(0, round(left * audio.RATE))])
+        """Take a piece of sound; returns how far the sound has come, seconds from the beginning of the source."""
+        sound.take(piece)
+        # Pictures set the pace; sound that goes on without them must not run away. What was lost takes no time.
+        self._wait_for_its_time(begun + min(sound.end, sound.seconds) - (0 if alone else SOUND_LAG))
+        return sound.end
 
     def _see(self, picture: Picture, clock: LiveClock | FileClock, begun: float) -> float:
         """Take a picture; returns its time, seconds from the beginning."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,24 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framemesh.audio import RATE, Cut, Samples, Windower, mix
-
-GAP_SECONDS = 0.25
-"""Sound that is missing for this long was lost: a window ends there."""
-JITTER_SECONDS = 0.04
-"""Sound that is missing for this long is made up for with silence; less is jitter of the source's own times."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Sound:
-    """A piece of decoded sound: float32 [samples, channels] at RATE. ``pts`` is seconds, None where unknown."""
-
-    pts: float | None
-    samples: NDArray[np.float32]
-
-    @property
-    def seconds(self) -> float:
-        """How long it lasts."""
-        return len(self.samples) / RATE
+from services.reader.pieces import Line, Piece, Sound
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,37 +56,39 @@ class Windows:
         """Seconds of sound so far, from its beginning."""
         return (self._first or 0.0) + self._position / RATE
 
-    def add(self, sound: Sound) -> Iterator[Window]:
+    def add(self, piece: Piece) -> Iterator[Window]:
         """Take the next piece; gives the windows that are complete now."""
-        yield from self.before(sound)
-        samples = self._filled(sound)
+        yield from self.before(piece)
+        samples = self._filled(piece)
         channels = list(samples.T) if self._each else [mix(samples)]
-        pieces = zip(self._windowers, channels, strict=True)
-        yield from self._windows([windower.add(np.ascontiguousarray(piece)) for windower, piece in pieces])
+        parts = zip(self._windowers, channels, strict=True)
+        yield from self._windows([windower.add(np.ascontiguousarray(part)) for windower, part in parts])
         self._position += len(samples)
 
-    def before(self, sound: Sound) -> Iterator[Window]:
+    def before(self, piece: Piece) -> Iterator[Window]:
         """What is complete because the next piece does not follow on it."""
-        channels = sound.samples.shape[1] if self._each else 1
+        channels = piece.samples.shape[1] if self._each else 1
         if channels != len(self._windowers):
             yield from self.finish()
             self._windowers = [Windower(self._length, self._overlap) for _ in range(channels)]
-            self._first = self.end if sound.pts is None or self._first is not None else sound.pts
+            self._first = piece.begin if self._first is None else self.end
             self._position = 0
-        if sound.pts is not None and sound.pts - self.end >= GAP_SECONDS:
-            self._position = round((sound.pts - (self._first or 0.0)) * RATE)
+        if piece.apart:
+            self._position += self._missing(piece)
             yield from self._windows([windower.gap(self._position) for windower in self._windowers])
 
     def finish(self) -> Iterator[Window]:
         """What is left."""
         yield from self._windows([windower.finish() for windower in self._windowers])
 
-    def _filled(self, sound: Sound) -> NDArray[np.float32]:
+    def _filled(self, piece: Piece) -> NDArray[np.float32]:
         """The samples, after silence for a few that were lost: or all that follows would be early."""
-        missing = 0.0 if sound.pts is None else sound.pts - self.end
-        if missing < JITTER_SECONDS:
-            return sound.samples
-        return np.pad(sound.samples, ((round(missing * RATE), 0), (0, 0)))
+        missing = self._missing(piece)
+        return np.pad(piece.samples, ((missing, 0), (0, 0))) if missing else piece.samples
+
+    def _missing(self, piece: Piece) -> int:
+        """Samples that were lost before a piece."""
+        return max(0, round((piece.begin - self.end) * RATE))
 
     def _windows(self, cuts: list[list[Cut]]) -> Iterator[Window]:
         """Windows of the cuts of each channel, in the order of their times."""
@@ -123,25 +109,39 @@ class Windows:
 class Listening:
     """The sound of one connection to a source: cut into windows, each handed on with its time."""
 
-    def __init__(self, windows: Windows, clock: Clock, keep: Callable[[Window, float], None]) -> None:
+    def __init__(
+        self, windows: Windows, clock: Clock, keep: Callable[[Window, float], None], *, until: float = math.inf
+    ) -> None:
+        """``until`` is how much is wanted, seconds from the beginning."""
         self._windows, self._clock, self._keep = windows, clock, keep
+        self._until = until
+        self._line = Line()
+        self.seconds = 0.0
+        """How much there was, without what was lost."""
 
     @property
     def end(self) -> float:
-        """Where the sound so far ends, seconds from the beginning."""
-        return self._windows.end
+        """How far the source has come, seconds from the beginning."""
+        return self._line.end
 
-    def take(self, sound: Sound) -> float:
-        """Take a piece; returns where it ends, seconds from the beginning."""
-        self._hand_on(self._windows.before(sound))  # by what was known of the time until here
-        windows = list(self._windows.add(sound))
-        self._clock.hear(self._windows.end)
-        self._hand_on(windows)
-        return self._windows.end
+    def take(self, sound: Sound) -> None:
+        """Take the next piece."""
+        self.seconds += sound.seconds
+        self._add(self._line.add(sound))
 
     def finish(self) -> None:
         """The connection has ended: hand on what is left."""
+        self._add(self._line.finish())
         self._hand_on(self._windows.finish())
+
+    def _add(self, pieces: Iterable[Piece]) -> None:
+        for piece in pieces:
+            wanted = piece.until(self._until)
+            if len(wanted.samples):
+                self._hand_on(self._windows.before(wanted))  # by what was known of the time until here
+                windows = list(self._windows.add(wanted))
+                self._clock.hear(self._windows.end)
+                self._hand_on(windows)
 
     def _hand_on(self, windows: Iterable[Window]) -> None:
         for window in windows:

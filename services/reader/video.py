@@ -26,7 +26,7 @@ from framemesh.audio import LEAST_RATE, Channels
 from framemesh.errors import FramemeshError
 from framemesh.telemetry import redact
 from services.reader import jpeg
-from services.reader.sound import Sound
+from services.reader.pieces import Sound
 
 ReaderKind = Literal["auto", "av", "opencv"]
 

@@ -23,6 +23,8 @@ import simplejpeg
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.stream import VideoStream
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from framemesh import assets, audio
@@ -30,11 +32,12 @@ from framemesh.audio import RATE
 from framemesh.errors import FramemeshError
 from framemesh.messages import AudioWindow, Delivery
 from services.reader.capture import AUDIO_WINDOWS
+from services.reader.pieces import FIRST_PIECES, GAP_SECONDS, JITTER_SECONDS, Line, Piece, Sound
 from services.reader.settings import Pace
-from services.reader.sound import GAP_SECONDS, JITTER_SECONDS, Listening, Sound, Window, Windows
+from services.reader.sound import Listening, Window, Windows
 from services.reader.video import MAX_FAILURES, Picture, SoundChoice, open_reader
 from tests.unit.test_capture import Run, until
-from tests.unit.test_video import replaced, write_clip, zeros
+from tests.unit.test_video import add_video, replaced, write_clip, zeros
 
 Floats = NDArray[np.float32]
 
@@ -422,7 +425,8 @@ def test_a_format_that_changes_on_the_way(tmp_path: Path) -> None:
 def test_channels_that_become_more(tmp_path: Path) -> None:
     windows = Windows(5, 0.5, each_channel=True)
     one, two = chirp(3)[:, None], np.stack([chirp(3), -chirp(3)], axis=1)
-    cuts = [*windows.add(Sound(0.0, one)), *windows.add(Sound(3.0, two)), *windows.add(Sound(None, two))]
+    pieces = [Piece(begin, samples, False) for begin, samples in [(0.0, one), (3.0, two), (6.0, two)]]
+    cuts = [cut for piece in pieces for cut in windows.add(piece)]
     cuts += windows.finish()
     assert [(cut.channel, cut.begin, cut.duration, cut.overlap, cut.tail) for cut in cuts] == [
         (0, 0.0, 3.0, 0, 0),
@@ -649,28 +653,82 @@ def test_sound_that_is_missing_for_a_while(tmp_path: Path, codec: str, container
     assert rising(run)
 
 
-def test_gaps_and_jitter_of_pieces() -> None:
-    windows = Windows(5, 0.5, each_channel=False)
+def damaged_ts(source: Path, target: Path, number: int, by: float) -> Path:
+    """Copy a file of MPEG-TS; one of the times of its sound is ``by`` seconds off."""
+    data, found = bytearray(source.read_bytes()), 0
+    for packet in range(0, len(data), 188):
+        begin = packet + 4 + (1 + data[packet + 4] if data[packet + 3] & 0x20 else 0)
+        timed = data[packet + 1] & 0x40 and data[begin : begin + 3] == b"\0\0\1" and data[begin + 7] & 0x80
+        if timed and 0xC0 <= data[begin + 3] < 0xE0:
+            if found == number:
+                field = slice(begin + 9, begin + 14)
+                data[field] = ts_time(ts_seconds(bytes(data[field])) + by, data[begin + 9] >> 4)
+            found += 1
+    assert found > number
+    target.write_bytes(data)
+    return target
 
-    def piece(pts: float | None, seconds: float) -> list[Window]:
-        return list(windows.add(Sound(pts, np.full((round(seconds * RATE), 2), 0.5, np.float32))))
 
-    assert piece(10.0, 1) == []
-    assert piece(11.0 + JITTER_SECONDS / 2, 1) == []
-    assert windows.end == 12.0  # jitter is none of ours
-    assert piece(12.1, 1) == []
-    assert windows.end == pytest.approx(13.1)  # 0.1 s of silence for what was lost
-    assert piece(3.0, 1) == []
-    assert windows.end == pytest.approx(14.1)  # never back
-    [before] = piece(14.1 + GAP_SECONDS + 0.001, 1)
-    assert before.duration == pytest.approx(4.1)
-    assert (before.begin, before.tail) == (10.0, 0)
-    assert not np.any(before.samples[round(2 * RATE) : round(2.1 * RATE)])
-    assert piece(None, 1) == []
-    [last] = windows.finish()
-    assert last.begin == pytest.approx(14.351)
-    assert (last.duration, last.overlap) == (2.0, 0)
-    assert list(windows.finish()) == []
+def ts_seconds(field: bytes) -> float:
+    """ISO 13818-1, 2.4.3.7: 33 bits of a clock of 90 kHz, in 5 bytes."""
+    a, b, c, d, e = field
+    return ((a >> 1 & 7) << 30 | b << 22 | c >> 1 << 15 | d << 7 | e >> 1) / 90000
+
+
+def ts_time(seconds: float, mark: int) -> bytes:
+    pts = round(seconds * 90000)
+    parts = (mark << 4 | (pts >> 30 & 7) << 1 | 1, pts >> 22 & 255, (pts >> 15 & 127) << 1 | 1)
+    return bytes([*parts, pts >> 7 & 255, (pts & 127) << 1 | 1])
+
+
+def since_the_first_picture(run: Run) -> list[float]:
+    return [window.timestamp - run.frames[0].timestamp for window in run.windows]
+
+
+@pytest.mark.parametrize("number", [0, 1, 40, 93])
+def test_a_damaged_time_moves_no_sound(tmp_path: Path, number: int) -> None:
+    whole = Film(flash=1.4, seconds=2, rate=48000, container="ts").write(tmp_path)
+    path = damaged_ts(whole, tmp_path / "damaged.ts", number, 10_000)
+    begun = time.monotonic()
+    run, sound = capture(path, pace=Pace.REALTIME), capture(whole)
+    assert time.monotonic() - begun < 5
+    assert len(run.frames) == 50
+    assert since_the_first_picture(run) == pytest.approx(since_the_first_picture(sound), abs=0.03)
+    assert sum(window.duration for window in run.windows) == sum(window.duration for window in sound.windows)
+    assert click_time(run) == pytest.approx(flash_time(run), abs=0.03)
+    assert run.spool.latest(run.windows[0].source) < time.time() + 1
+
+
+def test_a_damaged_time_ends_no_run(tmp_path: Path) -> None:
+    whole = Film(seconds=3, rate=48000, container="ts").write(tmp_path)
+    path = damaged_ts(whole, tmp_path / "damaged.ts", 20, 10_000)
+    run = capture(path, video_duration=2, source_audio=SoundChoice.ONLY)
+    assert sum(window.duration for window in run.windows) == pytest.approx(2, abs=0.05)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3.0])
+def test_sound_that_jumps_ahead_for_good_freezes_nothing(tmp_path: Path, seconds: float) -> None:
+    """A second of sound, and another one hours later; with pictures, or without."""
+    path = tmp_path / "jump.mkv"
+    with av.open(str(path), "w") as out:
+        sound = add_sound(out, "pcm_s16le", RATE)
+        if seconds:
+            video = add_video(out, "libx264", "yuv420p", (64, 48), {})
+            for number in range(round(seconds * 10)):
+                frame = av.VideoFrame(64, 48, "yuv420p")
+                frame.pts, frame.time_base = number, Fraction(1, 10)
+                out.mux(video.encode(frame))
+            out.mux(video.encode(None))
+        for pts in (0, 10_000 * RATE):
+            for piece in pieces(chirp(1), RATE, pts):
+                out.mux(sound.encode(piece))
+        out.mux(sound.encode(None))
+    begun = time.monotonic()
+    run = capture(path, pace=Pace.REALTIME)
+    assert max(2, seconds) - 0.3 < time.monotonic() - begun < max(2, seconds) + 1.5
+    assert len(run.frames) == seconds * 10
+    first, second = run.windows
+    assert second.timestamp - first.timestamp == pytest.approx(10_000, abs=0.01)
 
 
 class Spy:
@@ -684,6 +742,114 @@ class Spy:
 
     def at(self, offset: float, /) -> float:
         return self.begin + offset
+
+
+def laid(*times: float | None, seconds: float = 1.0) -> list[tuple[float, bool]]:
+    """Where a line lays pieces of these times: where each begins, and whether it is apart from the one before."""
+    line = Line()
+    samples = np.ones((round(seconds * RATE), 1), np.float32)
+    pieces = [piece for pts in times for piece in line.add(Sound(pts, samples))] + line.finish()
+    assert len(pieces) == len(times)
+    assert line.end == pieces[-1].begin + seconds
+    return [(round(piece.begin, 6), piece.apart) for piece in pieces]
+
+
+def test_gaps_and_jitter_of_pieces() -> None:
+    found: list[tuple[Window, float]] = []
+    listening = Listening(
+        Windows(5, 0.5, each_channel=False), Spy(), lambda window, at: found.append((window, at))
+    )
+
+    def piece(pts: float | None, seconds: float) -> float:
+        listening.take(Sound(pts, np.full((round(seconds * RATE), 2), 0.5, np.float32)))
+        return listening.end
+
+    assert piece(10.0, 1) == 0  # one alone may be wrong
+    assert piece(11.0 + JITTER_SECONDS / 2, 1) == 12.0  # jitter is none of ours
+    assert piece(12.1, 1) == pytest.approx(13.1)  # 0.1 s of silence for what was lost
+    assert piece(13.0, 1) == pytest.approx(14.1)  # never back
+    assert piece(14.0 + GAP_SECONDS + 0.101, 1) == pytest.approx(14.1)
+    assert found == []
+    assert piece(15.0 + GAP_SECONDS + 0.101, 1) == pytest.approx(16.351)
+    [(before, _)] = found
+    assert before.duration == pytest.approx(4.1)
+    assert (before.begin, before.tail) == (10.0, 0)
+    assert not np.any(before.samples[round(2 * RATE) : round(2.1 * RATE)])
+    assert piece(None, 1) == pytest.approx(17.351)
+    listening.finish()
+    [_, (last, _)] = found
+    assert last.begin == pytest.approx(14.351)
+    assert (last.duration, last.overlap) == (3.0, 0)
+    listening.finish()
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("by", [10_000.0, GAP_SECONDS, -GAP_SECONDS, -10_000.0])
+@pytest.mark.parametrize("damaged", [(0,), (1,), (2,), (5,), (9,), (0, 5), (3, 5, 9)])
+def test_a_lone_time_that_is_damaged_moves_nothing(damaged: tuple[int, ...], by: float) -> None:
+    times = [100.0 + number + by * (number in damaged) for number in range(10)]
+    assert laid(*times) == [(100.0 + number, False) for number in range(10)]
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_pieces_of_one_packet_are_damaged_together(count: int) -> None:
+    """Of eight frames of AAC in one packet of MPEG-TS the first has a time, and the others go on from it."""
+    times = [number / 50 + 10_000 * (20 <= number < 20 + count) for number in range(60)]
+    assert laid(*times, seconds=0.02) == [(number / 50, False) for number in range(60)]
+
+
+def test_damaged_times_of_which_no_two_agree_move_nothing() -> None:
+    assert laid(0.0, 1.0, 900.0, -900.0, 77.0, 5.0, 6.0) == [(float(number), False) for number in range(7)]
+    assert laid(7.0, 70.0, 700.0, 7000.0) == [(7.0, False), (8.0, False), (9.0, False), (10.0, False)]
+
+
+def test_a_jump_ahead_is_a_gap() -> None:
+    assert laid(0.0, 1.0, 52.0, 53.0, 54.0) == [(0, False), (1, False), (52, True), (53, False), (54, False)]
+
+
+def test_after_a_jump_back_time_goes_on_from_where_it_was() -> None:
+    found = laid(100.0, 101.0, 5.0, 6.0, 7.1, 9.1, 10.1)
+    assert found == [
+        (100, False),
+        (101, False),
+        (102, True),
+        (103, False),
+        (104.1, False),
+        (106.1, True),
+        (107.1, False),
+    ]
+
+
+def test_a_jump_that_nothing_confirms_is_none() -> None:
+    assert laid(0.0, 1.0, 52.0) == [(0, False), (1, False), (2, False)]
+    assert laid(52.0) == [(52, False)]
+    assert Line().finish() == []
+
+
+def test_pieces_without_a_time_confirm_nothing_and_deny_nothing() -> None:
+    assert laid(None, None) == [(0, False), (1, False)]
+    assert laid(0.0, 1.0, 52.0, None, 53.0, seconds=1.0)[2:] == [(2, False), (3, False), (4, False)]
+    times = [0.0, None, 0.4, None, 50.8, None, 51.2, None]
+    assert [begin for begin, _ in laid(*times, seconds=0.2)] == [0, 0.2, 0.4, 0.6, 50.8, 51.0, 51.2, 51.4]
+
+
+def test_sound_that_runs_slow_by_its_own_times_is_not_cut() -> None:
+    """Each piece says that it began 10 ms earlier than it did: after a minute half a second, but never a jump."""
+    assert laid(*(0.99 * number for number in range(60))) == [(number, False) for number in range(60)]
+
+
+@given(st.lists(st.floats(-100, 100) | st.none() | st.integers(0, 20).map(float), max_size=30))
+def test_whatever_its_times_say_sound_never_goes_back(times: list[float | None]) -> None:
+    begins = [begin for begin, _ in laid(*times)] if times else []
+    assert all(before + 1 <= after + 1e-5 for before, after in pairwise(begins))
+
+
+@given(st.lists(st.floats(-1e6, 1e6) | st.none(), min_size=1, max_size=30))
+def test_no_piece_is_held_back_for_long(times: list[float | None]) -> None:
+    line, given_pieces = Line(), 0
+    for number, pts in enumerate(times, 1):
+        given_pieces += len(line.add(Sound(pts, np.ones((RATE, 1), np.float32))))
+        assert number - given_pieces <= (1 if number >= FIRST_PIECES else number)
 
 
 def test_a_window_that_ends_at_a_gap_has_the_time_it_had_before() -> None:
