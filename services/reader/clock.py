@@ -53,7 +53,7 @@ class FileClock:
         self._offset = max(offset, self._offset + STEP, 0.0)
         return self.base + self._offset
 
-    def hear(self, end: float) -> None:
+    def hear(self, end: float, *, anew: bool = False) -> None:
         """A file's sound says itself when it was."""
 
     def at(self, pts: float) -> float:
@@ -78,10 +78,11 @@ class LiveSound:
         self._begin = float("inf")
         self._at = clock.now()
 
-    def hear(self, end: float) -> None:
-        """Sound up to ``end`` seconds from its beginning is here."""
+    def hear(self, end: float, *, anew: bool = False) -> None:
+        """Sound up to ``end`` seconds from its beginning is here; ``anew`` where an unknown time has passed."""
         now = self._clock.now()
-        self._begin = min(self._begin + DRIFT * (now - self._at), now - end)
+        earliest = float("inf") if anew else self._begin + DRIFT * (now - self._at)
+        self._begin = min(earliest, now - end)
         self._at = now
 
     def at(self, offset: float) -> float:

@@ -46,6 +46,8 @@ class Piece:
     samples: NDArray[np.float32]
     apart: bool
     """Whether something is missing between it and the one before."""
+    anew: bool = False
+    """Whether nobody knows how much: the source counts from elsewhere."""
 
     def until(self, moment: float) -> Piece:
         """What of it comes before ``moment``, maybe nothing."""
@@ -115,19 +117,20 @@ class Line:
 
     def _believe(self) -> list[Piece]:
         (first, *others), self._held = self._held, []
-        self._shift = max(self._shift, self.end - (first.pts or 0.0))
-        return [self._lay(first, apart=True), *map(self._lay, others)]
+        shift = self.end - (first.pts or 0.0)
+        back, self._shift = shift > self._shift, max(shift, self._shift)
+        return [replace(self._lay(first), apart=True, anew=back), *map(self._lay, others)]
 
     def _doubt(self) -> list[Piece]:
         held, self._held = self._held, []
         return [self._lay(replace(sound, pts=None)) for sound in held]
 
-    def _lay(self, sound: Sound, *, apart: bool = False) -> Piece:
+    def _lay(self, sound: Sound) -> Piece:
         pts = (self._said or 0.0) if sound.pts is None else sound.pts
         missing = pts + self._shift - self.end
         begin = self.end + (missing if missing >= JITTER_SECONDS else 0.0)
         self._said, self.end = pts + sound.seconds, begin + sound.seconds
-        return Piece(begin, sound.samples, apart or missing >= GAP_SECONDS)
+        return Piece(begin, sound.samples, missing >= GAP_SECONDS)
 
 
 def _seconds(sounds: Iterable[Sound]) -> float:

@@ -34,8 +34,8 @@ class Window:
 class Clock(Protocol):
     """Turns seconds from the beginning of the sound into seconds since the epoch."""
 
-    def hear(self, end: float, /) -> None:
-        """Sound up to ``end`` seconds from its beginning is here."""
+    def hear(self, end: float, /, *, anew: bool = False) -> None:
+        """Sound up to ``end`` seconds from its beginning is here; ``anew`` where an unknown time has passed."""
 
     def at(self, offset: float, /) -> float:
         """Time of a moment."""
@@ -140,7 +140,7 @@ class Listening:
             if len(wanted.samples):
                 self._hand_on(self._windows.before(wanted))  # by what was known of the time until here
                 windows = list(self._windows.add(wanted))
-                self._clock.hear(self._windows.end)
+                self._clock.hear(self._windows.end, anew=wanted.anew)
                 self._hand_on(windows)
 
     def _hand_on(self, windows: Iterable[Window]) -> None:

@@ -3,12 +3,16 @@ from __future__ import annotations
 import time
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from framemesh.audio import RATE
 from services.reader import clock
-from services.reader.clock import STEP, FileClock, LiveClock
+from services.reader.clock import STEP, FileClock, LiveClock, LiveSound
+from services.reader.pieces import Sound
+from services.reader.sound import Listening, Windows
 
 moments = st.none() | st.floats(-100, 1e6, allow_nan=False)
 
@@ -67,6 +71,28 @@ def test_frames_of_one_burst_are_a_step_apart(fake: Time) -> None:
 def test_a_camera_is_stamped_with_this_time() -> None:
     begun = time.time()
     assert begun - 0.1 <= LiveClock().stamp(None) <= time.time() + 0.1
+
+
+def test_sound_is_stamped_by_its_earliest_arrival(fake: Time) -> None:
+    sound = LiveSound(LiveClock())
+    for late in (0.3, 0.0, 0.2):
+        fake.passed += 1 + late
+        sound.hear(fake.passed - 50 - late)
+        fake.passed -= late
+    assert sound.at(2.0) == pytest.approx(1_700_000_002.0, abs=0.002)
+
+
+def test_sound_of_a_camera_that_counts_anew_is_stamped_by_its_new_arrivals(fake: Time) -> None:
+    """Nobody knows how long it was away: by what was heard before, all that follows would be early."""
+    times: list[float] = []
+    listening = Listening(
+        Windows(5, 0.5, each_channel=False), LiveSound(LiveClock()), lambda _, at: times.append(at)
+    )
+    for pts, away in [(80.0, 0), (81.0, 0), (82.0, 0), (0.0, 20), (1.0, 0), (2.0, 0)]:
+        fake.passed += 1 + away
+        listening.take(Sound(pts, np.ones((RATE, 1), np.float32)))
+    listening.finish()
+    assert times == pytest.approx([1_700_000_000, 1_700_000_023], abs=0.03)
 
 
 # -- files ------------------------------------------------------------------------------------------------

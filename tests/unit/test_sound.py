@@ -737,7 +737,7 @@ class Spy:
     def __init__(self) -> None:
         self.begin = 100.0
 
-    def hear(self, end: float, /) -> None:
+    def hear(self, end: float, /, *, anew: bool = False) -> None:
         self.begin = 100.0 if end < 10 else 50.0
 
     def at(self, offset: float, /) -> float:
