@@ -29,7 +29,7 @@ class Brightness(ModelWorker[BrightnessSettings]):
     min_size = 64  # larger frames are decoded at half or a quarter of their size, which is faster
 
     def load(self) -> None:
-        """Load the weights, once; here are none, but the name is what the router sees."""
+        """Load the weights, once; here are none. The name is what heartbeats and results carry."""
         self.model_name = "brightness"
 
     def preprocess(self, image: Image) -> Any:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 from framemesh.bus import Reject
-from framemesh.messages import Box, Classification, Detection, Found, Task
-from framemesh.pictures import Image, crops, decode, scaled
+from framemesh.messages import Box, Classification, Detection, Finding, Found, Task
+from framemesh.pictures import Image, crops, decode, placed, scaled
 from tests import samples
 
 
@@ -170,6 +170,16 @@ def test_every_region_has_a_crop_of_its_own(boxes: list[Box], factor: int) -> No
 def test_a_class_has_no_place() -> None:
     tabby = Classification(label="tabby", class_id=281, confidence=0.5)
     assert scaled(tabby, 2, 2, 10, 10) is tabby
+
+
+@pytest.mark.parametrize(
+    "found",
+    [Classification(label="tabby", class_id=281, confidence=0.5), Finding(kind="brightness", label="dark")],
+)
+def test_what_has_no_place_says_in_which_region_it_is(found: Classification | Finding) -> None:
+    asked = task(160, 120, [(0, 0, 10, 10), (20, 20, 40, 40)])
+    assert placed(found, (20, 20), (20, 20, 40, 40), asked, 1) == found.model_copy(update={"region": 1})
+    assert placed(found, (120, 160), None, task(160, 120, None), 0) == found
 
 
 def test_a_box_at_full_size_stays_as_it_is() -> None:

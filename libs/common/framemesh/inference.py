@@ -17,9 +17,10 @@ from prometheus_client import Counter
 from pydantic import Field
 
 from framemesh import guard, subjects
+from framemesh.blame import blaming, told
 from framemesh.blobs import BlobError, BlobMissing, BlobStore
-from framemesh.bus import Reject
-from framemesh.errors import StartAgain
+from framemesh.bus import Reject, Retry
+from framemesh.errors import FramemeshError, StartAgain
 from framemesh.messages import MOST_FOUND, AudioTask, Box, Delivery, Found, Heartbeat, Medium, Result, Task
 from framemesh.pull import Envelope
 from framemesh.service import Service
@@ -66,6 +67,10 @@ class WorkerSettings(Settings):
 
 W = TypeVar("W", bound=WorkerSettings)
 T = TypeVar("T", Task, AudioTask)
+
+
+class ModelError(Exception):
+    """What a model raised, in one line that says where; the stack is that of its cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +155,12 @@ class Worker(Service[W], Generic[W, T]):
 
     # -- life ---------------------------------------------------------------------------------------
 
+    def load_checked(self) -> None:
+        """Load the model; where that names none, it has the name of its kind. Raises FramemeshError."""
+        with blaming(f"{type(self).__name__} cannot be loaded"):
+            self.load()
+        self.model_name = self.model_name or self.kind
+
     async def prepare(self) -> None:
         """Load the model before the mesh is told that it is there."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
@@ -162,7 +173,7 @@ class Worker(Service[W], Generic[W, T]):
         await self.bus.declare(subjects.RESULTS)
         guard.offer_to_the_kernel()
         self._loop = asyncio.get_running_loop()
-        await self._loop.run_in_executor(self._thread, self.load)
+        await self._loop.run_in_executor(self._thread, self.load_checked)
         log.info("%s loaded, on %s", self.model_name, self.provider)
 
     async def run(self) -> None:
@@ -371,8 +382,7 @@ class Worker(Service[W], Generic[W, T]):
             self._work_together(batch)
         except (Exception, SystemExit) as error:  # whatever a model raises is the task's failure, not the worker's
             if len(batch) == 1:
-                failed = error if isinstance(error, Exception) else RuntimeError(f"the model called exit({error})")
-                batch[0].error, batch[0].done = failed, True
+                batch[0].error, batch[0].done = _blamed(error), True
                 return
             for work in batch:
                 self._work([work])
@@ -513,6 +523,15 @@ def _unsettled(batch: list[Work[T]]) -> list[Work[T]]:
     for work in left:
         work.settled = True
     return left
+
+
+def _blamed(error: Exception | SystemExit) -> Exception:
+    """The error of a task: as it is where it was raised for those who read it, else with the place of it."""
+    if isinstance(error, Reject | Retry | FramemeshError):
+        return error
+    failed = ModelError(told(error))
+    failed.__cause__ = error
+    return failed
 
 
 def _since(begun: float) -> float:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic_core import PydanticSerializationError, to_json
 
 SOURCE_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 
@@ -152,7 +153,16 @@ class Finding(Message):
     kind: str = Field(max_length=64, json_schema_extra={"not": {"enum": list(_FINDINGS)}})
     label: Label = ""
     confidence: Confidence = 1.0
+    region: int | None = Field(None, description="Index into the task's regions")
     data: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("data")
+    @classmethod
+    def _travels(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Said where the finding is made: when it is published nobody knows any more which line it was."""
+        if info.mode == "python" and (found := _unfit(value, "data")):
+            raise ValueError(f"JSON types only (int, float, str, list, dict), got {found}")
+        return value
 
 
 class Classification(Message):
@@ -264,6 +274,18 @@ class Segment(Message):
     language: str = Field("", max_length=16, description="ISO 639-1, e.g. en")
     language_confidence: Confidence | None = Field(None, description="Null where the language was given")
     words: list[Word] = Field(default_factory=list, max_length=MOST_FOUND)
+
+
+def _unfit(value: Any, name: str) -> str:
+    """The first value that JSON does not know, as ``type in name``; empty where there is none."""
+    try:
+        to_json(value)
+    except PydanticSerializationError:
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        inner = (_unfit(each, f"{name}.{key}") for key, each in items)
+        kind = type(value)
+        return next(filter(None, inner), f"{kind.__module__}.{kind.__qualname__} in {name}")
+    return ""
 
 
 def _kind(value: Any) -> str:

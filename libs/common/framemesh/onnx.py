@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 
-_SHORT = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
-_NAMES = {provider: name for name, provider in _SHORT.items()}
+_USUAL = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
+_NAMES = {provider: name for name, provider in _USUAL.items()}
 _FATAL = 4
 _WARNING = 2
 _TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)"}
@@ -40,10 +41,10 @@ _TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)"}
 def providers(wanted: Sequence[str] | None = None) -> list[str]:
     """Execution providers to try, fastest first, CPU always last.
 
-    ``wanted`` (``cpu``, ``cuda``, ``tensorrt`` or ONNX Runtime's own names) replaces the choice; what this
-    ONNX Runtime does not offer is left out.
+    ``wanted`` (``cpu``, ``cuda``, ``tensorrt``, ``openvino`` … or ONNX Runtime's own names) replaces the choice;
+    what this ONNX Runtime knows but does not offer is left out. Raises FramemeshError for what it does not know.
     """
-    names = [_SHORT.get(name.lower(), name) for name in wanted or (TENSORRT, CUDA)]
+    names = [_known(name) for name in wanted or (TENSORRT, CUDA)]
     offered = set(ort.get_available_providers())
     chosen = [name for name in dict.fromkeys(names) if name in offered and name != CPU]
     return [*chosen, CPU]
@@ -165,13 +166,32 @@ def provider_of(session: ort.InferenceSession) -> str:
     return _NAMES.get(name, name)
 
 
+def _short(provider: str) -> str:
+    return provider.lower().removesuffix("executionprovider")
+
+
+def _known(name: str) -> str:
+    """A provider's own name. Raises FramemeshError when this ONNX Runtime knows none of that name."""
+    names: list[str] = [*ort.get_all_providers(), *ort.get_available_providers()]
+    known = {_short(each): each for each in names}
+    if found := known.get(_short(name)):
+        return found
+    near = get_close_matches(_short(name), known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    others = ", ".join(sorted(set(known) - set(_USUAL)))
+    raise FramemeshError(
+        f"onnx_providers: there is no provider {name!r}{hint} "
+        f"This ONNX Runtime knows {', '.join(_USUAL)}; and, where it was built for them, {others}"
+    )
+
+
 # `open_session` has an argument of the same name.
 _providers = providers
 
 
 def _wanted(asked: list[str] | None, chosen: list[str]) -> str:
     if asked:
-        return _SHORT.get(asked[0].lower(), asked[0])
+        return _known(asked[0])
     return chosen[0]
 
 

@@ -10,7 +10,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from framemesh.bus import Reject
-from framemesh.messages import Box, Classification, Face, Point, Task
+from framemesh.messages import Box, Classification, Face, Finding, Point, Task
 
 Image = NDArray[np.uint8]
 """A picture: BGR, uint8, height x width x 3."""
@@ -132,8 +132,8 @@ def placed(item: Any, crop: Size, box: Box | None, task: Task, region: int) -> A
     """A finding in a crop of that size, in pixels of the frame that the crop's ``box`` was cut from."""
     height, width = crop
     x1, y1, x2, y2 = box or (0, 0, task.width, task.height)
-    if isinstance(item, Classification):
-        return item if box is None else item.model_copy(update={"region": region})
+    if box is not None and isinstance(item, Classification | Finding):
+        item = item.model_copy(update={"region": region})
     return scaled(item, (x2 - x1) / width, (y2 - y1) / height, x1, y1)
 
 

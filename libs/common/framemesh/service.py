@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 from redis.asyncio import Redis
 
 from framemesh import __version__
+from framemesh.blame import blaming
 from framemesh.bus import Bus
 from framemesh.errors import FramemeshError, StartAgain, inside, mendable
 from framemesh.health import Health
@@ -143,7 +144,8 @@ async def _live(kind: type[Service[Any]], settings: Settings) -> None:
             settings.redis_host, settings.redis_port, patience=settings.connect_patience
         )
         stack.push_async_callback(redis.aclose)
-        service = kind(settings, bus, Registry(redis, settings.routing_ttl))
+        with blaming(f"{kind.__name__} cannot be made"):
+            service = kind(settings, bus, Registry(redis, settings.routing_ttl))
         await bus.declare(DEADLETTERS)
         health.watch(lambda: bus.client.is_connected)
         await _work(service, health)

@@ -77,6 +77,7 @@ class Supervised:
 
 
 def last_error(process: Process) -> str:
-    """The one line that says what is wrong."""
-    lines = [line for line in process.last_lines if " ERROR " in line] or list(process.last_lines)
-    return lines[-1].partition(" ERROR ")[2].strip() or lines[-1] if lines else f"{process.name} said nothing"
+    """The one line that says what is wrong, without its time, level and service."""
+    errors = (line.partition(" ERROR ")[2].strip() for line in process.last_lines)
+    lines = [text for error in errors if (text := error.partition(" ")[2])] or list(process.last_lines)
+    return lines[-1] if lines else f"{process.name} said nothing"

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from framemesh.errors import FramemeshError
 from framemesh.processes import Process
+from framemesh.service import EXIT_CONFIG
 from framemesh.supervise import Supervised
 from framemesh.telemetry import configure_logging
 from framemesh.terminal import DataOption, data_folder, err, mesh_environment, run_until, unsaid
@@ -42,10 +42,12 @@ def worker(
     environment = dict(os.environ) | unsaid(mesh_environment(data_folder(data)))
     if batch_size:
         environment["batch_size"] = str(batch_size)
-    run_until(_run(spec, replicas, environment))
+    if not run_until(_run(spec, replicas, environment)):
+        raise typer.Exit(EXIT_CONFIG)  # it has said why
 
 
-async def _run(spec: str, replicas: int, environment: dict[str, str]) -> None:
+async def _run(spec: str, replicas: int, environment: dict[str, str]) -> bool:
+    """Run replicas until they end; false when one cannot work as it is set up."""
     configure_logging("framemesh")
     name = Path(spec).stem if spec.endswith((".yaml", ".yml")) else spec.rpartition(":")[2]
     labels = [name] if replicas == 1 else [f"{name}-{number + 1}" for number in range(replicas)]
@@ -56,8 +58,7 @@ async def _run(spec: str, replicas: int, environment: dict[str, str]) -> None:
         await asyncio.gather(*(one.wait() for one in group))
     finally:
         await asyncio.gather(*(one.stop(STOP_SECONDS) for one in group))
-    if failed := next((one.failed for one in group if one.failed), ""):
-        raise FramemeshError(failed)
+    return not any(one.failed for one in group)
 
 
 def _process(label: str, spec: str, environment: dict[str, str]) -> Process:

@@ -13,12 +13,15 @@ import sys
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from framemesh.blame import blaming
 from framemesh.errors import FramemeshError
 from framemesh.inference import Worker
 from framemesh.messages import SOURCE_PATTERN
 from framemesh.service import EXIT_CONFIG, main
+from framemesh.settings import Settings, load
 from framemesh.telemetry import configure_logging
 
 log = logging.getLogger(__name__)
@@ -66,8 +69,19 @@ def _is_yaml(text: str) -> bool:
 def _load(module: str, name: str) -> Any:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # the installed command does not look here by itself
+    with blaming(f"worker {module}:{name} cannot be imported"):
+        found = _imported(module, name)
     try:
-        found = importlib.import_module(module)
+        return getattr(found, name)
+    except AttributeError:
+        near = get_close_matches(name, vars(found), n=1)
+        hint = f"; did you mean {module}:{near[0]}?" if near else ""
+        raise FramemeshError(f"worker {module}:{name}: {module} has no {name}{hint}") from None
+
+
+def _imported(module: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
             raise FramemeshError(
@@ -78,12 +92,6 @@ def _load(module: str, name: str) -> Any:
             f"worker {module}:{name}: it needs the module {error.name}: install it, "
             "for a worker of the mesh's own with `pip install framemesh[all]`"
         ) from error
-    try:
-        return getattr(found, name)
-    except AttributeError:
-        near = get_close_matches(name, vars(found), n=1)
-        hint = f"; did you mean {module}:{near[0]}?" if near else ""
-        raise FramemeshError(f"worker {module}:{name}: {module} has no {name}{hint}") from None
 
 
 def _checked(found: Any, spec: str) -> WorkerClass:
@@ -105,6 +113,7 @@ def _checked(found: Any, spec: str) -> WorkerClass:
 if __name__ == "__main__":
     configure_logging("framemesh")
     try:
+        configure_logging("framemesh", load(Settings).log_level)
         worker = find(" ".join(sys.argv[1:]))
     except FramemeshError as error:
         log.error("%s", error)
