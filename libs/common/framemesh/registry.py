@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 
 from pydantic import ValidationError
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -18,6 +18,8 @@ from framemesh.errors import FramemeshError
 from framemesh.messages import Heartbeat
 
 log = logging.getLogger(__name__)
+
+CONNECTIONS = 16
 
 _RENEW = """
 local owner = redis.call('GET', KEYS[1])
@@ -32,7 +34,9 @@ _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL
 
 async def connect(host: str, port: int, *, patience: float = 30.0) -> Redis:
     """Connect to Redis; wait up to ``patience`` seconds for it, then say what is wrong."""
-    redis = Redis(
+    pool = BlockingConnectionPool(  # who finds all connections in use waits for one
+        max_connections=CONNECTIONS,
+        timeout=5,
         host=host,
         port=port,
         decode_responses=True,
@@ -41,6 +45,7 @@ async def connect(host: str, port: int, *, patience: float = 30.0) -> Redis:
         retry=Retry(NoBackoff(), 1),
         health_check_interval=15,
     )
+    redis = Redis.from_pool(pool)
     deadline = time.monotonic() + patience
     while True:
         try:

@@ -48,6 +48,16 @@ def begin(job: Job, now: float) -> list[Order]:
     """A job has been accepted."""
     if not job.steps:
         job.steps = {name: StepState() for name in job.plan.steps}
+    return [] if job.parked else _unlock(job, now)
+
+
+def admitted(job: Job, now: float) -> list[Order]:
+    """It is the turn of a job that was parked."""
+    if job.status.over:
+        return []
+    if not job.parked:
+        return orders(job)
+    job.parked = False
     return _unlock(job, now)
 
 
@@ -133,6 +143,7 @@ def retry(job: Job, now: float) -> list[Order]:
         if state.status is StepStatus.DONE and any(not item.status.over for item in state.items or []):
             state.status, state.ended = StepStatus.WAITING, None  # of a step that tolerated some
     job.status, job.error, job.ended, job.failed_step = JobStatus.PROCESSING, "", None, ""
+    job.parked = False
     return _unlock(job, now)
 
 

@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from nats.aio.msg import Msg
+from redis.asyncio import Redis
 
 from framemesh import subjects
 from framemesh.bus import Bus
 from framemesh.errors import FramemeshError
 from framemesh.steps import advance
+from framemesh.steps.admission import Admission
 from framemesh.steps.advance import Order
 from framemesh.steps.job import Job, JobStatus, Priority, new_id
 from framemesh.steps.plan import Plan, check
@@ -26,8 +28,8 @@ KNOWN_S = 5.0
 class Jobs:
     """The jobs of a mesh."""
 
-    def __init__(self, bus: Bus) -> None:
-        self.store = JobStore(bus)
+    def __init__(self, bus: Bus, redis: Redis) -> None:
+        self.store = JobStore(bus, Admission(redis))
         self.functions = Switchboard(bus)
         self._bus = bus
         self._known: set[str] = set()

@@ -125,6 +125,7 @@ class Job(_Record):
     ended: float | None = None
     failed_step: str = Field("", description="The step that the job failed at")
     parent: Parent | None = None
+    parked: bool = Field(False, description="Whether it waits for the owner's other jobs before it begins")
 
     def step_of(self, name: str) -> Step:
         """The plan of a step; that of a failed job's last step too. Raises KeyError."""

@@ -8,6 +8,7 @@ sends what is missing. A step is sent only where none lies on its subject, so se
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -18,6 +19,7 @@ from framemesh import subjects
 from framemesh.bus import Bus, BusError, Conflict
 from framemesh.errors import FramemeshError
 from framemesh.steps import advance
+from framemesh.steps.admission import Admission
 from framemesh.steps.advance import Failure, Order
 from framemesh.steps.job import MOST_STATE_BYTES, Job, JobStatus, Parent, StepTask, place
 from framemesh.steps.mapping import MappingError
@@ -49,8 +51,9 @@ class JobMissing(FramemeshError):
 class JobStore:
     """The jobs of one mesh."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, admission: Admission | None = None) -> None:
         self.bus = bus
+        self._admission = admission
 
     async def declare(self) -> None:
         """Create the stream."""
@@ -77,15 +80,26 @@ class JobStore:
 
         Of that one, what may not have been sent is sent again: whoever put it down may have died.
         """
+        job.parked = not await self._may_begin(job)
         first = advance.begin(job, job.created)
         try:
             await self._write(job, 0)
         except Conflict:
             found = await self.get(job.id)
-            await self.send(advance.orders(found), found)
+            await self._follow_up(found, advance.orders(found))
             return False
         await self.send(first, job)
+        if job.parked and await self._may_begin(job):  # its turn came while it was being put down
+            await self.admit(job.id)
         return True
+
+    async def admit(self, job_id: str) -> None:
+        """Let a parked job begin; one that is gone is no error."""
+        with contextlib.suppress(JobMissing):
+            await self.change(job_id, lambda job: advance.admitted(job, time.time()))
+
+    async def _may_begin(self, job: Job) -> bool:
+        return job.parent is not None or self._admission is None or await self._admission.enter(job)
 
     async def change(self, job_id: str, event: Event, known: Known | None = None) -> Job:
         """Let something happen to a job, and send what follows from it; ``known`` may be its newest state.
@@ -93,10 +107,18 @@ class JobStore:
         Raises JobMissing or BusError.
         """
         job, sent = await self.apply(job_id, event, known)
-        await self.send(sent, job)
-        if job.status.over:
-            await self._tell_parent(job)
+        await self._follow_up(job, sent)
         return job
+
+    async def _follow_up(self, job: Job, sent: list[Order]) -> None:
+        """Send what follows from a state that is written."""
+        await self.send(sent, job)
+        if not job.status.over:
+            return
+        await self._tell_parent(job)
+        if self._admission and job.parent is None:
+            for other in await self._admission.leave(job):
+                await self.admit(other)
 
     async def apply(self, job_id: str, event: Event, known: Known | None = None) -> tuple[Job, list[Order]]:
         """The new state, written; and what is still to be sent."""

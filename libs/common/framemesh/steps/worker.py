@@ -15,6 +15,7 @@ from framemesh.messages import Heartbeat
 from framemesh.pull import Envelope
 from framemesh.service import Service
 from framemesh.settings import Settings
+from framemesh.steps.admission import Admission
 from framemesh.steps.attempt import Attempt, Means
 from framemesh.steps.functions import Function
 from framemesh.steps.job import StepTask
@@ -48,7 +49,7 @@ class StepWorker(Service[S]):
 
     async def prepare(self) -> None:
         """Say which functions there are."""
-        self._store = JobStore(self.bus)
+        self._store = JobStore(self.bus, Admission(self.registry.redis))
         await self._store.declare()
         await self.bus.declare(subjects.JOBLOGS)
         self._blobs = BlobStore(self.settings.master_url, collection=COLLECTION, ttl=self.settings.jobs_ttl)
