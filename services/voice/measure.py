@@ -193,9 +193,10 @@ def _nothing(reason: str, *, duration_s: float) -> Voice:
 
 
 def _level(samples: Samples) -> float:
-    """Of the loudest 0.4 s, dBFS: a word in a long silence is no silence."""
+    """Of the loudest 0.4 s, dBFS, without the recorder's offset: a word in a long silence is no silence."""
     width = min(len(samples), round(LEVEL_S * RATE))
-    parts = np.array_split(np.square(samples, dtype=np.float64), max(1, len(samples) // width))
+    squares = np.square(samples - samples.mean(dtype=np.float64))
+    parts = np.array_split(squares, max(1, len(samples) // width))
     return float(decibels(np.array([part.mean() for part in parts])).max())
 
 

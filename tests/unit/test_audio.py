@@ -6,6 +6,7 @@ import io
 import wave
 from itertools import pairwise
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from framemesh import assets, audio
-from framemesh.audio import MOST_SECONDS, RATE, Cut, Samples, Windower
+from framemesh.audio import MOST_SECONDS, RATE, Channels, Cut, Samples, Windower
 from framemesh.bus import Reject
 
 Floats = NDArray[np.float64]
@@ -54,6 +55,23 @@ def test_any_rate_and_width_comes_at_ours(rate: int, width: int) -> None:
 def test_eight_channels_are_mixed_to_their_mean() -> None:
     channels = np.stack([tone(1, 100 * (n + 1), level=0.9) for n in range(8)], axis=1)
     assert audio.decode(written(channels)) == pytest.approx(channels.mean(axis=1), abs=0.001)
+
+
+@pytest.mark.parametrize("rate", [RATE, 44100])
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_silence(rate: int, broken: float) -> None:
+    """Of one channel of two; resampling spreads it over a few milliseconds."""
+    samples = np.full((2, rate), 0.5, np.float32)
+    samples[0, rate // 2] = broken
+    frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="stereo")
+    frame.sample_rate = rate
+    channels = Channels()
+    found = np.concatenate([*channels.add(frame), *channels.finish()])
+    assert np.isfinite(found).all()
+    assert found[RATE // 2, 0] == 0
+    assert found[RATE // 2, 1] == pytest.approx(0.5, abs=0.01)
+    spoilt = np.flatnonzero(np.abs(found[200:-200, 0] - 0.5) > 0.1)
+    assert len(spoilt) < RATE // 100
 
 
 def test_a_truncated_mp3_gives_what_there_is() -> None:
@@ -149,6 +167,24 @@ def test_a_window_ends_in_a_pause_where_there_is_one() -> None:
     assert len(cuts[0].samples) / RATE == pytest.approx(4.2, abs=0.06)
     assert (cuts[0].tail_s, cuts[1].overlap_s) == (0, 0)
     assert (cuts[1].tail_s, cuts[2].overlap_s) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("offset", [-0.3, 0.02, 0.4])
+def test_an_offset_of_the_recorder_hides_no_pause(offset: float) -> None:
+    samples = tone(12, level=0.1).astype(np.float32)
+    samples[4 * RATE : round(4.4 * RATE)] = 0
+    cuts = cut(samples + np.float32(offset), [], 5.0, 0.5)
+    assert len(cuts[0].samples) / RATE == pytest.approx(4.2, abs=0.06)
+    assert cuts[0].tail_s == 0
+
+
+@pytest.mark.parametrize("broken", [1e30, -3e38])
+def test_one_broken_sample_hides_no_pause(broken: float) -> None:
+    samples = tone(12).astype(np.float32)
+    samples[4 * RATE : round(4.4 * RATE)] = 0
+    samples[RATE] = broken
+    cuts = cut(samples, [], 5.0, 0.5)
+    assert len(cuts[0].samples) / RATE == pytest.approx(4.2, abs=0.06)
 
 
 def test_a_gap_begins_anew() -> None:

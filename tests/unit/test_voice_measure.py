@@ -212,6 +212,11 @@ def test_speech_has_every_figure() -> None:
     assert found.pitch_median_hz == pytest.approx(120, rel=0.03)
 
 
+@pytest.mark.parametrize("sound", [noise(5, 0.0005) + 0.05, silence(5) - 0.3])
+def test_an_offset_of_the_recorder_is_silence_too(sound: Samples) -> None:
+    assert measured(sound.astype(np.float32)).label == "silence"
+
+
 @pytest.mark.parametrize("sound", [silence(5), noise(5, 0.0005)], ids=["zero", "a quiet room"])
 def test_silence(sound: Samples) -> None:
     found = measured(sound)

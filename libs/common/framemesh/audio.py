@@ -89,7 +89,7 @@ def _decode_any(data: bytes) -> Samples:
     samples = np.concatenate(parts) if parts else np.empty(0, np.float32)
     if samples.size > MOST_SECONDS * RATE:
         raise _too_long()
-    return np.clip(np.nan_to_num(samples), -1, 1)
+    return np.clip(samples, -1, 1)
 
 
 def _mono(container: InputContainer) -> Iterator[Samples]:
@@ -107,7 +107,7 @@ def _mono(container: InputContainer) -> Iterator[Samples]:
 
 
 class Channels:
-    """Resamples decoded frames to RATE; gives float32 [samples, channels]."""
+    """Resamples decoded frames to RATE; gives float32 [samples, channels], with silence for what is no number."""
 
     def __init__(self) -> None:
         self._format: tuple[str, str, int] | None = None
@@ -162,7 +162,8 @@ def _frames(container: InputContainer) -> Iterator[AudioFrame]:
 
 def _arrays(frames: list[AudioFrame]) -> Iterator[NDArray[np.float32]]:
     for frame in frames:
-        yield np.asarray(frame.to_ndarray(), np.float32).reshape(-1, frame.layout.nb_channels)
+        samples = np.asarray(frame.to_ndarray(), np.float32).reshape(-1, frame.layout.nb_channels)
+        yield np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _too_long() -> Reject:
@@ -254,10 +255,14 @@ class Windower:
 
 
 def quiet_end(window: Samples) -> int | None:
-    """Where the last pause in the latter part of a window is quietest; None when there is no pause in it."""
+    """Where the last pause in the latter part of a window is quietest; None when there is no pause in it.
+
+    The mean of the samples does not count: it is an offset of the recorder.
+    """
     hop = round(HOP_S * RATE)
     count = window.size // hop
-    energy = np.square(window[: count * hop]).reshape(count, hop).mean(axis=1, dtype=np.float64)
+    heard = np.clip(window[: count * hop], -1, 1).astype(np.float64)
+    energy = np.square(heard - heard.mean()).reshape(count, hop).mean(axis=1)
     width = round(QUIET_S / HOP_S)
     means = np.convolve(energy, np.full(width, 1 / width), "valid")
     first = round(SEARCH_FROM * count)
