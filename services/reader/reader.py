@@ -100,8 +100,9 @@ class Reader(Service[ReaderSettings]):
             claims.put_nowait(None)
             await announcing
             await self._state(capture, "ended")
-        except FramemeshError as error:
-            await self._state(capture, "failed", str(error))
+        except Exception as error:
+            kind = "" if isinstance(error, FramemeshError) else f"{type(error).__name__}: "
+            await self._state(capture, "failed", redact(f"{kind}{error}"))
             raise
         except asyncio.CancelledError:
             capture.stop()

@@ -21,6 +21,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from framemesh.audio import LEAST_RATE, Channels
 from framemesh.errors import FramemeshError
@@ -172,7 +173,7 @@ class AVReader(VideoReader):
             elif isinstance(packet.stream, VideoStream):
                 for frame in self._decode(packet.stream, packet):
                     yield self._picture(frame)
-        for samples in self._channels.finish():
+        for samples in self._resampled(None) if self._heard else ():
             yield Sound(None, samples)
         if not self._video and not self._heard and (self.corrupt or (self._audio and not self._audio.rate)):
             raise FramemeshError(f"{self.name}: no sound in it can be decoded: check the file or the camera")
@@ -191,6 +192,8 @@ class AVReader(VideoReader):
                 yield from self._container.demux(streams)
             except av.error.FFmpegError as error:
                 self._read_failed(error)
+            except Exception as error:  # PyAV's own, of an index where a stream came on the way
+                self._damaged(_reason(error))
             else:
                 return
 
@@ -206,7 +209,9 @@ class AVReader(VideoReader):
     def _decode(self, stream: VideoStream, packet: av.Packet[Any]) -> list[av.VideoFrame]:
         try:
             frames = stream.decode(packet)
-        except av.error.FFmpegError as error:
+        except av.error.EOFError:  # the end came twice
+            return []
+        except Exception as error:
             self._damaged(_reason(error))
             return []
         whole = [frame for frame in frames if not frame.is_corrupt]
@@ -222,17 +227,30 @@ class AVReader(VideoReader):
             return
         try:
             frames = stream.decode(packet)
-        except av.error.FFmpegError as error:
+        except av.error.EOFError:  # the end came twice
+            return
+        except Exception as error:
             self._not_heard(_reason(error))
             return
         for frame in frames:
             if frame.sample_rate < LEAST_RATE:
                 self._not_heard(f"{frame.sample_rate} samples a second are too few")
                 continue
-            self._deaf, self._heard = 0, True
             pts = self._seconds(frame)
-            for samples in self._channels.add(frame):
+            for samples in self._resampled(frame):
                 yield Sound(pts, samples)
+
+    def _resampled(self, frame: av.AudioFrame | None) -> list[NDArray[np.float32]]:
+        """The samples of a frame, or with None those that the resampler still holds."""
+        try:
+            found = list(self._channels.add(frame) if frame is not None else self._channels.finish())
+        except Exception as error:
+            self._not_heard(_reason(error))
+            return []
+        self._deaf, self._heard = 0, True
+        if not self._video:
+            self._failures = 0
+        return found
 
     def _not_heard(self, reason: str) -> None:
         self.corrupt += 1
@@ -353,7 +371,7 @@ def _open_container(address: str, timeout_s: float, sound: SoundChoice) -> Input
     timeout = (timeout_s, timeout_s / 2)
     try:
         return av.open(url, options=options, timeout=timeout, metadata_errors="replace")
-    except (av.error.FFmpegError, OSError) as error:
+    except Exception as error:
         _refuse(error, address)
 
 
@@ -408,6 +426,8 @@ def _pick_video(
     if not 0 <= index < len(streams):
         raise FramemeshError(f"{name}: no video stream {index}: it has {len(streams)}, counted from 0")
     stream = streams[index]
+    if stream.codec_context is None:  # PyAV's types do not tell
+        raise FramemeshError(f"{name}: its pictures are in a format that FFmpeg cannot decode: choose another")
     # Threads of the decoder cost a fifth more CPU a frame, and hold live frames back.
     stream.codec_context.thread_count = 1
     return stream

@@ -22,10 +22,13 @@ from av.video.stream import VideoStream
 
 from framemesh.errors import FramemeshError
 from services.reader import jpeg
+from services.reader.pieces import Sound
 from services.reader.video import (
     MAX_FAILURES,
+    AVReader,
     Picture,
     ReaderKind,
+    SoundChoice,
     SourceUnavailable,
     VideoReader,
     is_live,
@@ -268,6 +271,105 @@ def test_pictures_with_holes_are_left_out(tmp_path: Path) -> None:
     with open_reader(str(path)) as reader:
         assert sum(1 for _ in reader) + reader.corrupt == BIKES_FRAMES
         assert 5 <= reader.corrupt <= 10
+
+
+def write_large(path: Path, pictures: int, sounds: int) -> Path:
+    """MPEG-TS with half a megabyte a picture, so that nobody looks at all of it beforehand; sounds are short."""
+    noise = np.random.default_rng(1).integers(0, 255, (480, 640, 3), np.uint8)
+    with av.open(str(path), "w") as out:
+        video = add_video(out, "mpeg2video", "yuv420p", (640, 480), {"qmin": "1", "qmax": "1"})
+        video.bit_rate = 400_000_000
+        video.rate = Fraction(25)
+        heard = [out.add_stream("mp2", rate=48000) for _ in range(sounds)]
+        frame = av.VideoFrame.from_ndarray(noise, format="rgb24")
+        frame.pts, frame.time_base = 0, Fraction(1, 25)
+        [packet] = [*video.encode(frame), *video.encode(None)]
+        for number in range(pictures):
+            copy = replaced(packet, bytes(packet))
+            copy.pts = copy.dts = number
+            copy.time_base, copy.stream = Fraction(1, 25), video
+            out.mux(copy)
+        for stream in heard:
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 2304), np.int16), format="s16", layout="stereo")
+            silence.sample_rate = 48000
+            out.mux(stream.encode(silence))
+            out.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("sound", [SoundChoice.AUTO, SoundChoice.ONLY, SoundChoice.OFF])
+def test_a_stream_that_comes_in_between_costs_nothing(tmp_path: Path, sound: SoundChoice) -> None:
+    """PyAV has no place for it, and says so with an IndexError at the end."""
+    more, less = write_large(tmp_path / "more.ts", 1, 2), write_large(tmp_path / "less.ts", 12, 1)
+    path = tmp_path / "changes.ts"
+    path.write_bytes(less.read_bytes() + more.read_bytes() + less.read_bytes())
+    with open_reader(str(path), sound=sound) as reader:
+        found = [type(piece) for piece in reader]
+        assert found.count(Picture) == (0 if sound is SoundChoice.ONLY else 25)
+        assert found.count(Sound) >= (0 if sound is SoundChoice.OFF else 3)
+        assert reader.corrupt <= 1
+
+
+class Odd:
+    """A container that fails after each of its first packets as PyAV does for damage that nobody thought of."""
+
+    def __init__(self, container: Any, error: Exception, times: int) -> None:
+        self._container, self._error, self._left = container, error, times
+
+    def demux(self, streams: Any) -> Iterator[Any]:
+        for packet in self._container.demux(streams):
+            yield packet
+            if self._left:
+                self._left -= 1
+                raise self._error
+
+    def close(self) -> None:
+        self._container.close()
+
+
+class Broken:
+    """A stream, or a container, of which nothing can be had."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def demux(self, streams: Any) -> Iterator[Any]:
+        raise self._error
+
+    def decode(self, packet: Any) -> list[Any]:
+        raise self._error
+
+    def close(self) -> None:
+        pass
+
+
+ODD = pytest.mark.parametrize("error", [IndexError("out of range"), ValueError("no"), AssertionError()], ids=repr)
+
+
+@ODD
+def test_errors_of_no_known_kind_are_damage(tmp_path: Path, error: Exception) -> None:
+    with AVReader(str(write_clip(tmp_path / "clip.mp4"))) as reader:
+        reader._container = Odd(reader._container, error, 3)  # type: ignore[assignment]
+        assert sum(1 for _ in reader) == 20
+        assert reader.corrupt == 3
+        assert reader._decode(Broken(error), av.Packet()) == []  # type: ignore[arg-type]
+        assert list(reader._hear(Broken(error), av.Packet())) == []  # type: ignore[arg-type]
+        assert reader.corrupt == 5
+
+
+@ODD
+def test_reading_that_always_fails_ends(tmp_path: Path, error: Exception) -> None:
+    with AVReader(str(write_clip(tmp_path / "clip.mp4"))) as reader:
+        reader._container = Broken(error)  # type: ignore[assignment]
+        with pytest.raises(FramemeshError, match=f"{MAX_FAILURES} packets in a row cannot be decoded"):
+            list(reader)
+
+
+def test_pictures_that_nobody_decodes(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mkv")
+    path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_ZZZZZ/ISO/AVC"))
+    with pytest.raises(FramemeshError, match="its pictures are in a format that FFmpeg cannot decode"):
+        open_reader(str(path))
 
 
 def test_nothing_but_damage(tmp_path: Path) -> None:
