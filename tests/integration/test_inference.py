@@ -61,8 +61,8 @@ def makes(
     """Makes a worker in this process, which the kernel need not end first."""
     monkeypatch.setattr(guard, "offer_to_the_kernel", lambda: None)
 
-    def make(**settings: Any) -> Stops:
-        kind: type[Stops] = type("Kind", (Stops,), {"kind": model})
+    def make(*, follows: bool = False, **settings: Any) -> Stops:
+        kind: type[Stops] = type("Kind", (Stops,), {"kind": model, "follows_sources": follows})
         return kind(WorkerSettings(master_url=servers["master_url"], **settings), bus, registry)
 
     return make
@@ -72,17 +72,12 @@ def makes(
 async def working(worker: Stops) -> AsyncIterator[asyncio.Task[None]]:
     await worker.prepare()
     run = asyncio.create_task(worker.run())
-
-    async def asks() -> bool:
-        return run.done() or len(worker.bus._pulls) == 2
-
     try:
-        # Until it does, Python 3.11's wait_for may swallow a cancellation that comes with its answer.
-        await until(asks)
         yield run
     finally:
-        run.cancel()
-        await asyncio.wait([run])
+        while not run.done():  # Python 3.11's wait_for may swallow a cancellation that comes with its answer
+            run.cancel()
+            await asyncio.wait([run], timeout=3)
         await worker.finish()
         worker.let_go.set()
 
@@ -180,6 +175,34 @@ async def test_a_worker_that_ends_gives_back_what_its_model_hangs_on(
         await asyncio.wait([run])
         async with working(other):
             assert await until(partial(told, bus, model, source), within=5) == [0]
+
+
+@pytest.mark.parametrize("follows", [False, True])
+async def test_a_model_may_begin_to_follow_its_sources_and_cease_to(
+    makes: Any,
+    bus: Bus,
+    blobs: BlobStore,
+    registry: Registry,
+    model: str,
+    source: str,
+    follows: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A queue's consumers may not overlap: those of the way before go when no worker of it lives any more."""
+    before, after = makes(follows=follows, instance="before"), makes(follows=not follows, instance="after")
+    async with working(before):
+        await ask(bus, blobs, model, source, WHITE)
+        assert await until(partial(told, bus, model, source)) == [0]
+    alive = asyncio.create_task(registry.beating(before.heartbeat()))
+    async with working(after) as run:
+        await ask(bus, blobs, model, f"{source}-2", WHITE)
+        await asyncio.sleep(1)
+        assert not run.done()
+        assert await told(bus, model, f"{source}-2") == []
+        [said] = [line for line in caplog.messages if "waits" in line]
+        assert "before" in said
+        alive.cancel()
+        assert await until(partial(told, bus, model, f"{source}-2")) == [0]
 
 
 async def all_of(bus: Bus, model: str, source: str, count: int) -> list[int]:

@@ -25,7 +25,7 @@ from framemesh.messages import MOST_FOUND, AudioTask, Box, Delivery, Found, Hear
 from framemesh.pull import Envelope
 from framemesh.service import Service
 from framemesh.settings import Settings
-from framemesh.shares import Shares
+from framemesh.shares import FOLLOWS, Shares, make_way
 from framemesh.subjects import Consumer
 from framemesh.telemetry import STAGE_SECONDS, child_trace
 
@@ -179,6 +179,7 @@ class Worker(Service[W], Generic[W, T]):
     async def run(self) -> None:
         """Work off live and lossless tasks until cancelled."""
         await self.bus.declare(*subjects.task_streams(self.kind, self.medium))
+        await make_way(self.bus, self.registry, self.kind, self.medium, follows=self.follows_sources)
         async with guard.against_starving(), asyncio.TaskGroup() as group:
             if self.follows_sources:
                 shares = Shares(self.bus, self.registry, self.kind, self.medium, self.instance)
@@ -202,7 +203,8 @@ class Worker(Service[W], Generic[W, T]):
 
     def heartbeat(self) -> Heartbeat:
         """What this worker says of itself."""
-        detail = {"sha256": self.model_sha256, "batch_size": self.settings.batch_size, "provider": self.provider}
+        detail: dict[str, Any] = {"sha256": self.model_sha256, "batch_size": self.settings.batch_size}
+        detail |= {"provider": self.provider, FOLLOWS: self.follows_sources}
         update = {"model": self.model_name, "takes": self.medium, "detail": detail}
         return super().heartbeat().model_copy(update=update)
 

@@ -17,12 +17,15 @@ from nats.errors import Error as NatsError
 from redis.exceptions import RedisError
 
 from framemesh.bus import Bus
+from framemesh.errors import StartAgain
 from framemesh.messages import Medium
 from framemesh.registry import Registry
-from framemesh.subjects import task_streams
+from framemesh.subjects import Stream, task_streams, worker_consumers
 
 log = logging.getLogger(__name__)
 
+FOLLOWS = "follows_sources"
+"""In the details of a worker's heartbeat."""
 LOOK_SECONDS = 0.5
 IDLE_SECONDS = 600.0
 """A source of which no task was seen to wait for so long is given back; those of a slow one rarely wait."""
@@ -107,3 +110,46 @@ class Shares:
 
     def _lease(self, source: str) -> str:
         return f"tasks-{self._kind}-{source}"
+
+
+async def make_way(bus: Bus, registry: Registry, kind: str, medium: Medium, *, follows: bool) -> None:
+    """Delete the consumers that workers of ``kind`` had when they did not follow sources yet, or still did.
+
+    The consumers of a queue may not overlap. As long as a worker of the other way lives, it is waited for.
+    """
+    waits = False
+    while found := await _in_the_way(bus, kind, medium, follows=follows):
+        others = await _of_the_other_way(registry, kind, follows=follows)
+        if not others:
+            for stream, name in found:
+                log.info("nobody uses the consumer %s of %s any more: it is deleted", name, stream.name)
+                await bus.delete_consumer(stream, name)
+            return
+        if not waits:
+            waits = True
+            log.warning(
+                "%s waits for %s to end, where follows_sources is %s: all workers of a model must have it alike",
+                kind, ", ".join(others), not follows,
+            )  # fmt: skip
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _in_the_way(bus: Bus, kind: str, medium: Medium, *, follows: bool) -> list[tuple[Stream, str]]:
+    found: list[tuple[Stream, str]] = []
+    for shared in worker_consumers(kind, medium):
+        names = [str(info.name) for info in await bus.consumers(shared.stream)]
+        of_sources = [name for name in names if name.startswith(f"{shared.name}-")]
+        in_the_way = [name for name in names if name == shared.name] if follows else of_sources
+        found += [(shared.stream, name) for name in in_the_way]
+    return found
+
+
+async def _of_the_other_way(registry: Registry, kind: str, *, follows: bool) -> list[str]:
+    """Instances that live; who says nothing of it does not follow."""
+    try:
+        alive = await registry.alive(kind)
+    except RedisError as error:
+        raise StartAgain(
+            f"{kind}: nobody knows which of its workers live, as Redis does not answer: {error}"
+        ) from error
+    return [beat.instance for beat in alive if bool(beat.detail.get(FOLLOWS)) is not follows]
