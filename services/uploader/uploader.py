@@ -109,7 +109,7 @@ class Uploader(Service[UploaderSettings]):
     async def _rescan(self, *, older_than: float) -> None:
         names = self._spool.names(older_than=older_than)
         if names:
-            log.info("%d entries were left in the spool", len(names))
+            log.info("left in the spool: %d", len(names))
         await self._upload_all(names)
 
     async def _upload_all(self, names: list[str]) -> None:

@@ -157,6 +157,32 @@ def test_what_is_no_yaml_of_a_model_is_named(tmp_path: Path, text: bytes | None,
         read_spec(path)
 
 
+LONG = "x" * 10_000
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"model": LONG}, r"model: 'x+ is neither a file in .* nor an asset"),
+        ({"labels": LONG}, r"labels: 'x+ is neither a file in .* nor an asset"),
+        ({"labels": [LONG]}, r"labels: 'x+ is no name of 1 to 256 characters"),
+        ({"kind": LONG}, r"kind: .*pattern"),
+        ({"sha256": LONG}, r"sha256: "),
+        ({"decoder": LONG}, r"decoder: want one of"),
+        ({"outputs": {"scores": LONG}}, r"outputs\.scores: the model has no output 'x"),
+        ({LONG: 1}, r"x+: not a field of decoder classification"),
+    ],
+)
+def test_what_is_far_too_long_is_named_and_not_shown(
+    tmp_path: Path, change: dict[str, Any], complaint: str
+) -> None:
+    constant(tmp_path / "m.onnx", (1, 3, 8, 8), y=np.array([[0.9, 0.1]], np.float32))
+    path = spec(tmp_path, COLOURS, **change)
+    with pytest.raises(FramemeshError, match=rf"{re.escape(str(path))}: {complaint}") as error:
+        opened(path)
+    assert len(str(error.value)) < 500
+
+
 @pytest.mark.parametrize("name", ["yolox", "squeezenet"])
 def test_the_examples_are_read(name: str) -> None:
     worker = worker_for(EXAMPLES / f"{name}.yaml")

@@ -115,11 +115,19 @@ def ensure(name: str) -> Path:
 def resolve(name_or_path: str) -> ResolvedAsset:
     """A path to an existing file as it is, or else the asset of that name, as ``ensure`` gives it."""
     path = Path(name_or_path)
-    if path.is_file():
+    if is_file(path):
         return ResolvedAsset(path, path.stem, file_sha256(path))
     if name_or_path not in catalogue():
-        raise FramemeshError(f"{name_or_path!r} is neither a file nor an asset{_suggestion(name_or_path)}")
+        raise FramemeshError(f"{name_or_path!r:.200} is neither a file nor an asset{_suggestion(name_or_path)}")
     return ResolvedAsset(ensure(name_or_path), name_or_path, get(name_or_path).sha256)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; there is none of a name that no file can have, because it is too long."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def packaged(name: str) -> Path | None:

@@ -32,7 +32,7 @@ from framemesh.doctor import examine
 from framemesh.errors import FramemeshError, mendable
 from framemesh.events import EventStore
 from framemesh.mesh import LogFiles, Mesh, remove_data, running, service_names
-from framemesh.messages import Event
+from framemesh.messages import Event, EventState
 from framemesh.registry import Registry
 from framemesh.registry import connect as connect_redis
 from framemesh.settings import Settings
@@ -40,13 +40,15 @@ from framemesh.telemetry import configure_logging, redact
 from framemesh.terminal import (
     DataOption,
     clients,
+    counted,
     data_folder,
     err,
+    joined,
     mesh_environment,
     mesh_settings,
     out,
     run_until,
-    unsaid,
+    table,
 )
 
 app = typer.Typer(
@@ -61,6 +63,10 @@ app = typer.Typer(
 app.add_typer(assets_cli.app, name="assets")
 app.add_typer(models_cli.app, name="models")
 app.command()(worker_cli.worker)
+
+
+STEPS = {EventState.CREATED: "began", EventState.PENDING: "ended after {:.1f} s"}
+"""What a line says of an event that has no evidence yet: only then is its beginning or its end the news."""
 
 
 class Pace(StrEnum):
@@ -185,7 +191,7 @@ class _bar:  # noqa: N801 - used as a function
 
     def _show(self, progress: Progress) -> None:
         results = ", ".join(f"{count} {model}" for model, count in sorted(progress.results.items()))
-        text = f"{progress.phase}: {progress.frames} frames stored; results: {results or 'none yet'}"
+        text = f"{progress.phase}: {counted(progress.frames, 'frame')} stored; results: {results or 'none yet'}"
         self._bar.update(self._task, description=text)
         if not err.is_terminal and time.monotonic() - self._shown > 5:  # noqa: PLR2004
             self._shown = time.monotonic()
@@ -194,8 +200,9 @@ class _bar:  # noqa: N801 - used as a function
 
 def _print_summary(summary: dict[str, Any]) -> None:
     results = ", ".join(f"{count} {model}" for model, count in summary["results_by_model"].items())
+    frames = counted(summary["frames_stored"], "frame")
     out.print(
-        f"\n{summary['frames_stored']} frames in {summary['seconds']:.1f} s ({summary['fps']} frames/s); "
+        f"\n{frames} in {summary['seconds']:.1f} s ({summary['fps']} frames/s); "
         f"results: {results}; dropped {summary['dropped']}, dead letters {summary['dead_letters']}"
     )
     if not summary["events"]:
@@ -207,7 +214,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
         "to",
         "seen",
         "state",
-        title="1 event" if len(summary["events"]) == 1 else f"{len(summary['events'])} events",
+        title=counted(len(summary["events"]), "event"),
         title_justify="left",
     )
     for event in summary["events"]:
@@ -366,7 +373,10 @@ def _last_line(log: Path) -> str:
 
 @app.command()
 def down(data: DataOption = None) -> None:
-    """Stop a mesh that `framemesh up` started, in order. Its data stays."""
+    """Stop a mesh that `framemesh up` started, in order. Its data stays.
+
+    What `framemesh worker` and `framemesh run` started goes on, and joins again when the mesh is up.
+    """
     folder = data_folder(data)
     state = running(folder)
     if not state:
@@ -377,7 +387,8 @@ def down(data: DataOption = None) -> None:
         time.sleep(0.05)
     if running(folder):
         raise FramemeshError(f"process {state.pid} does not stop; its logs are in {folder / 'logs'}")
-    out.print("stopped")
+    out.print("stopped; its data stays")
+    out.print("What `framemesh worker` and `framemesh run` started goes on, and joins again when the mesh is up")
 
 
 @app.command()
@@ -389,10 +400,10 @@ def status(
     if as_json:
         typer.echo(json.dumps(report))
         return
-    services = Table("kind", "instance", "model", "host", "pid", title="services", title_justify="left")
+    services = table("kind", "instance", "model", "host", "pid", title="services")
     for row in report["services"]:
         services.add_row(row["kind"], row["instance"], row["model"] or "", row["host"], str(row["pid"]))
-    streams = Table("stream", "messages", "bytes", "waiting", title="streams", title_justify="left")
+    streams = table("stream", "messages", "bytes", "waiting", title="streams")
     for row in report["streams"]:
         waiting = ", ".join(f"{name}: {count}" for name, count in row["consumers"].items())
         streams.add_row(row["name"], str(row["messages"]), str(row["bytes"]), waiting)
@@ -438,9 +449,7 @@ async def _stream_row(bus: Bus, info: Any) -> dict[str, Any]:
 
 @app.command(context_settings={"allow_extra_args": False})
 def run(
-    service: Annotated[
-        str, typer.Argument(help="reader, uploader, router, detection, classification, registrator …")
-    ],
+    service: Annotated[str, typer.Argument(help=f"One of {', '.join(service_names())}.")],
     data: DataOption = None,
 ) -> None:
     """Run one service here: `video_source=rtsp://camera/stream framemesh run reader`.
@@ -450,7 +459,7 @@ def run(
     It finds the servers of a mesh that `framemesh up` started, unless the settings name others.
     """
     _refuse_unknown([service])
-    environment = dict(os.environ) | unsaid(mesh_environment(data_folder(data)))
+    environment = dict(os.environ) | joined(data)
     os.execve(sys.executable, [sys.executable, "-m", f"services.{service}"], environment)
 
 
@@ -473,7 +482,7 @@ async def _events(settings: Settings, *, follow: bool, as_json: bool, limit: int
     store = EventStore(registry.redis)
     try:
         if rebuild:
-            err.print(f"{await store.rebuild(bus)} messages of EVENTS read")
+            err.print(f"{counted(await store.rebuild(bus), 'message')} of EVENTS read")
         fresh: asyncio.Queue[bytes] = asyncio.Queue()
         if follow:
             await bus.client.subscribe("events.*", cb=_into(fresh))
@@ -499,12 +508,16 @@ def _print_event(event: Event, *, as_json: bool) -> None:
     if as_json:
         typer.echo(event.model_dump_json())
         return
-    start = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.start))
+    out.print(_event_line(event), markup=False)
+
+
+def _event_line(event: Event) -> str:
+    """When an event began, how far it is, by which rule, where, and what was seen."""
+    begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.start))
+    step = STEPS.get(event.state, "lasted {:.1f} s").format(event.end - event.start)
     seen = ", ".join(f"{count}x {label}" for label, count in event.counts.items())
-    tail = f"  {event.video_url or event.reason}" if event.video_url or event.reason else ""
-    out.print(
-        f"{start}  {event.end - event.start:6.1f} s  {event.source}  {event.state:<8}  {seen}{tail}", markup=False
-    )
+    parts = (begun, f"{step:<18}", event.rule, event.source, f"{event.state:<8}", seen)
+    return "  ".join(filter(None, (*parts, event.video_url or event.reason)))
 
 
 @app.command()

@@ -160,12 +160,10 @@ class Demo:
             await bus.declare(*subjects.EVERYWHERE)
             before = await self._counts(bus), await self._results(bus)
             await bus.client.subscribe(subjects.RESULTS_FEED, cb=self._on_result)
-            begun = time.time()
             await self._mesh.start_service("reader", self._reader_settings())
             state = await self._settled(bus, before[0])
-            seconds = time.time() - begun
             self._tell(phase="done")
-            return await self._summary(bus, registry, before, state, seconds)
+            return await self._summary(bus, registry, before, state)
 
     # -- start --------------------------------------------------------------------------------------
 
@@ -218,6 +216,11 @@ class Demo:
         self._first_capture = min(self._first_capture, result.captured_at)
         self._last_result = time.time()
 
+    @property
+    def _span(self) -> float:
+        """Seconds from the first frame's capture to the last result; 0 without results."""
+        return max(0.0, self._last_result - self._first_capture)
+
     def _tell(self, **changes: Any) -> None:
         for name, value in changes.items():
             setattr(self._progress, name, value)
@@ -267,7 +270,6 @@ class Demo:
         registry: Registry,
         before: tuple[dict[str, int], dict[str, int]],
         state: SourceState,
-        seconds: float,
     ) -> dict[str, Any]:
         stored, tasks, dead = self._grown(before[0], await self._counts(bus))
         results = await self._results(bus)
@@ -286,8 +288,8 @@ class Demo:
             "results_by_model": results,
             "dropped": sum(tasks.values()) - sum(results.values()) - dead,
             "dead_letters": dead,
-            "seconds": round(seconds, 2),
-            "fps": round(stored / max(self._last_result - self._first_capture, 1e-3), 1) if results else 0.0,
+            "seconds": round(self._span, 2),
+            "fps": round(stored / max(self._span, 1e-3), 1) if self._span else 0.0,
             "latency_ms": _percentiles(self._latencies),
             "events": [_event(event, base) for event in events],
         }

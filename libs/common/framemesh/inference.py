@@ -122,7 +122,7 @@ class Worker(Service[W], Generic[W, T]):
     medium: ClassVar[Medium]
     task_type: type[T]
     choices: ClassVar[dict[str, tuple[str, ...]]] = {}
-    """Models that this worker can run, and the assets that each needs."""
+    """Models that this worker can run, and the assets, or files by their path, that each needs."""
     chosen_by: ClassVar[str] = ""
     """The setting that chooses among them."""
     follows_sources: ClassVar[bool] = False

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from framemesh import assets, workers
+from framemesh.assets import Asset
+from framemesh.blame import blaming
 from framemesh.errors import FramemeshError
 from framemesh.inference import AudioWorker, ModelWorker, Skipped, Worker
 from framemesh.messages import AudioTask, Found, Heartbeat, Medium
@@ -17,6 +21,7 @@ from framemesh.settings import load
 BATCHES = (1, 4, 8)
 SECONDS = 1.5
 LEAST_RUNS = 3
+INSTEAD = "models may do less on it than on the sample {0}, which `framemesh assets pull {0}` gets"
 
 
 @dataclass(frozen=True)
@@ -29,13 +34,54 @@ class ModelInfo:
     kind: str
     takes: Medium
     files: tuple[str, ...]
-    """Assets that it needs; none where a Python package carries it."""
+    """Assets that it needs, and files by their paths; none where a Python package carries it."""
     chosen_by: str
 
     @property
     def missing(self) -> list[str]:
-        """Assets that are not on this machine."""
-        return [name for name in self.files if next(assets.copies(assets.get(name)), None) is None]
+        """Those files that are not on this machine."""
+        return [file.name for file in map(stored, self.files) if file.path is None]
+
+    @property
+    def bytes(self) -> int | None:
+        """Size of its files; 0 where a Python package carries it, None where one's own worker does not say."""
+        if not self.files and self.worker not in workers.named():
+            return None
+        return sum(stored(name).bytes for name in self.files)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file of a model."""
+
+    name: str
+    path: Path | None
+    """None where it is not on this machine."""
+    asset: Asset | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Its size."""
+        return self.asset.bytes if self.asset else self.path.stat().st_size if self.path else 0
+
+    @property
+    def licence(self) -> str:
+        """Its licence; empty for a file of one's own."""
+        return self.asset.licence if self.asset else ""
+
+    @property
+    def sha256(self) -> str:
+        """The checksum that it must have, or that of a file of one's own."""
+        return self.asset.sha256 if self.asset else assets.file_sha256(self.path) if self.path else ""
+
+
+def stored(file: str) -> Stored:
+    """An asset by its name, or a file by its path."""
+    if file in assets.catalogue():
+        asset = assets.get(file)
+        return Stored(file, next(assets.copies(asset), None), asset)
+    path = Path(file)
+    return Stored(path.name, path if assets.is_file(path) else None)
 
 
 def known() -> dict[str, ModelInfo]:
@@ -45,12 +91,17 @@ def known() -> dict[str, ModelInfo]:
 
 def _known() -> Iterator[ModelInfo]:
     for worker in sorted(workers.named()):
-        try:
-            kind = workers.find(worker)
-        except FramemeshError:  # an extra that is not installed
-            continue
-        for name, files in (kind.choices or {worker: ()}).items():
-            yield ModelInfo(name, worker, kind.kind, kind.medium, files, kind.chosen_by)
+        with contextlib.suppress(FramemeshError):  # an extra that is not installed
+            yield from run_by(worker)
+
+
+def run_by(worker: str) -> list[ModelInfo]:
+    """The models that a worker can run, which is given as ``framemesh worker`` takes it. Raises FramemeshError."""
+    kind = workers.find(worker)
+    models = kind.choices or {worker if worker in workers.named() else kind.kind: ()}
+    return [
+        ModelInfo(name, worker, kind.kind, kind.medium, files, kind.chosen_by) for name, files in models.items()
+    ]
 
 
 def replicas(beats: list[Heartbeat]) -> dict[tuple[str, str], list[Heartbeat]]:
@@ -80,6 +131,8 @@ class Timing:
     found: int
     sha256: str = ""
     window_s: float | None = None
+    material: str = ""
+    """What it was run on."""
 
     @property
     def total_ms(self) -> float:
@@ -102,7 +155,7 @@ def opened(spec: str, **settings: Any) -> Worker[Any, Any]:
         settings[info.chosen_by] = info.name
     nothing = cast("Any", None)
     worker = kind(load(kind.settings_type, **settings), nothing, nothing)
-    worker.load()
+    worker.load_checked()
     return worker
 
 
@@ -111,7 +164,8 @@ def bench(
 ) -> list[Timing]:
     """Time a model, loaded in this process, at several batch sizes. Raises FramemeshError."""
     worker = opened(spec, **settings)
-    return [_bench(worker, batch, seconds) for batch in batches]
+    with blaming(f"{worker.model_name} cannot be measured"):
+        return [_bench(worker, batch, seconds) for batch in batches]
 
 
 def _bench(worker: Worker[Any, Any], batch: int, seconds: float) -> Timing:
@@ -124,7 +178,7 @@ def _bench(worker: Worker[Any, Any], batch: int, seconds: float) -> Timing:
     pre, infer, post = (statistics.median(span) * 1000 / batch for span in zip(*spans, strict=True))
     return Timing(
         worker.model_name, worker.kind, worker.provider, batch, pre, infer, post,
-        len(spans), sample.found, worker.model_sha256, sample.window_s,
+        len(spans), sample.found, worker.model_sha256, sample.window_s, sample.material,
     )  # fmt: skip
 
 
@@ -136,9 +190,9 @@ class _Sample:
         self.window_s: float | None = None
         self._worker = worker
         if isinstance(worker, ModelWorker):
-            self._picture = _picture()
+            self._picture, self.material = _picture()
         else:
-            self._sound = _sound()
+            self._sound, self.material = _sound()
             self.window_s = len(self._sound) / 16_000
 
     def run(self, batch: int) -> tuple[float, float, float]:
@@ -170,22 +224,24 @@ class _Sample:
         )  # fmt: skip
 
 
-def _picture() -> Any:
-    """The astronaut where she is, 512x512; else a grey ramp."""
+def _picture() -> tuple[Any, str]:
+    """The astronaut where she is, 512x512; else a grey ramp. With what it is."""
     import cv2  # noqa: PLC0415
     import numpy as np  # noqa: PLC0415
 
     if path := assets.find("astronaut"):
-        return cv2.imread(str(path))
-    return np.tile(np.linspace(0, 255, 512, dtype=np.uint8)[None, :, None], (512, 1, 3))
+        return cv2.imread(str(path)), "the picture astronaut"
+    ramp = np.tile(np.linspace(0, 255, 512, dtype=np.uint8)[None, :, None], (512, 1, 3))
+    return ramp, f"a grey ramp, which shows nothing; {INSTEAD.format('astronaut')}"
 
 
-def _sound() -> Any:
-    """Five seconds of speech where they are; else of a tone."""
+def _sound() -> tuple[Any, str]:
+    """Five seconds of speech where they are; else of a tone. With what it is."""
     import numpy as np  # noqa: PLC0415
 
     from framemesh import audio  # noqa: PLC0415
 
     if path := assets.find("jfk"):
-        return audio.decode(path.read_bytes())[: 5 * audio.RATE]
-    return 0.1 * np.sin(np.arange(5 * audio.RATE, dtype=np.float32) * 2 * np.pi * 150 / audio.RATE)
+        return audio.decode(path.read_bytes())[: 5 * audio.RATE], "the speech jfk"
+    tone = 0.1 * np.sin(np.arange(5 * audio.RATE, dtype=np.float32) * 2 * np.pi * 150 / audio.RATE)
+    return tone, f"a tone, in which nobody speaks; {INSTEAD.format('jfk')}"

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, create_model
 
-from framemesh.decoders.files import read_spec
+from framemesh.decoders.files import files_of, read_spec
 from framemesh.decoders.model import SpecModel
 from framemesh.decoders.spec import Spec
 from framemesh.inference import ModelWorker, WorkerSettings
@@ -68,7 +68,8 @@ def worker_for(path: Path) -> type[OnnxInference]:
     path = path.resolve()
     spec = read_spec(path)
     settings = create_model("OnnxSettings", __base__=OnnxSettings, model_file=(Path, path))
-    values = {"__doc__": f"The model of {path.name}.", "__module__": __name__}
+    choices = {spec.name or path.stem: files_of(spec, path.parent)}
+    values = {"__doc__": f"The model of {path.name}.", "__module__": __name__, "choices": choices}
     return type(
         spec.kind,
         (OnnxInference,),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 from platformdirs import user_data_path
@@ -23,6 +25,7 @@ from framemesh.registry import connect as connect_redis
 from framemesh.settings import Settings, given_names, load
 
 INTERRUPT_AGAIN = 0.5
+LISTEN_SECONDS = 0.5
 
 # Without emoji: "shop:X:" would become a cross.
 err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
@@ -32,6 +35,10 @@ DataOption = Annotated[
     Path | None,
     typer.Option("--data", help="Folder of the servers' data, logs and evidence.", envvar="FRAMEMESH_DATA"),
 ]
+
+
+class NoMesh(FramemeshError):
+    """There is no mesh to talk to."""
 
 
 def run_until(work: Coroutine[Any, Any, Any], ending: Callable[[], bool] = lambda: False) -> Any:
@@ -70,13 +77,38 @@ def mesh_environment(folder: Path) -> dict[str, str]:
 
 def unsaid(environment: dict[str, str]) -> dict[str, str]:
     """Those settings of a mesh that the user says nothing of, in ``.env`` or the environment."""
-    said = {name.lower() for name, _ in given_names()}
-    return {name: value for name, value in environment.items() if name not in said}
+    return {name: value for name, value in environment.items() if not _said(name)}
+
+
+def joined(data: Path | None) -> dict[str, str]:
+    """The addresses of the mesh in the data folder, where the user names none.
+
+    Raises NoMesh at once where there is no mesh, the user names no servers and none has the usual address.
+    """
+    folder = data_folder(data)
+    environment = mesh_environment(folder)
+    if not environment and not _said("nats_host") and not _listens(Settings.model_fields["nats_host"].default):
+        up = f"framemesh up --data {folder}" if data else "framemesh up"
+        raise NoMesh(f"no mesh runs in {folder}; start one with `{up}`, or name its folder with --data")
+    return unsaid(environment)
+
+
+def _said(name: str) -> bool:
+    return name in {said.lower() for said, _ in given_names()}
+
+
+def _listens(address: str) -> bool:
+    parts = urlsplit(address)
+    try:
+        socket.create_connection((parts.hostname or "", parts.port or 0), LISTEN_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def mesh_settings(data: Path | None) -> Settings:
-    """Settings of the user, with the addresses of the mesh in the data folder where they name none."""
-    os.environ.update(unsaid(mesh_environment(data_folder(data))))
+    """Settings of the user, with the addresses of the mesh in the data folder. Raises FramemeshError."""
+    os.environ.update(joined(data))
     settings = load(Settings)
     settings.connect_patience = 2
     return settings
@@ -95,7 +127,7 @@ async def clients(settings: Settings) -> tuple[Bus, Registry]:
 
 def table(*columns: str, title: str = "") -> Table:
     """A table that needs little room: no lines between columns, and what is too wide goes on in the next line."""
-    made = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, title=title or None, title_justify="left")
+    made = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title=title or None, title_justify="left")
     for name in columns:
         made.add_column(name, overflow="fold")
     return made

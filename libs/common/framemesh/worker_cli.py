@@ -15,7 +15,7 @@ from framemesh.processes import Process
 from framemesh.service import EXIT_CONFIG
 from framemesh.supervise import Supervised
 from framemesh.telemetry import configure_logging
-from framemesh.terminal import DataOption, data_folder, err, mesh_environment, run_until, unsaid
+from framemesh.terminal import DataOption, err, joined, run_until
 
 STOP_SECONDS = 4.5
 
@@ -39,7 +39,7 @@ def worker(
     source without routes of its own goes to it too. Should it die, hang or take too much memory, it is started
     again, the later the sooner it died. Settings come from the environment and from `.env`.
     """
-    environment = dict(os.environ) | unsaid(mesh_environment(data_folder(data)))
+    environment = dict(os.environ) | joined(data)
     if batch_size:
         environment["batch_size"] = str(batch_size)
     if not run_until(_run(spec, replicas, environment)):

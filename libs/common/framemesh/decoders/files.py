@@ -74,14 +74,27 @@ def decoder_of(spec: Spec) -> type[Decoder[Any]]:
 
 def find_file(name: str, folder: Path, field: str) -> assets.ResolvedAsset:
     """A file beside the YAML, or else the asset of that name. Raises FramemeshError when it is neither."""
-    if (folder / name).is_file():
-        return assets.resolve(str(folder / name))
-    if name in assets.catalogue():
-        return assets.resolve(str(assets.ensure(name)))
+    place = _place(name, folder)
+    if place in assets.catalogue():
+        return assets.resolve(str(assets.ensure(place)))
+    if assets.is_file(Path(place)):
+        return assets.resolve(place)
     raise FramemeshError(
-        f"{field}: {name!r} is neither a file in {folder} nor an asset; "
+        f"{field}: {name!r:.80} is neither a file in {folder} nor an asset; "
         "mend the path, which counts from the YAML, or take one of `framemesh assets list`"
     )
+
+
+def files_of(spec: Spec, folder: Path) -> tuple[str, ...]:
+    """The files that a YAML names, as paths, and the assets by their names; whether they are here or not."""
+    labels = [spec.labels] if isinstance(spec.labels, str) and spec.labels not in NAMED else []
+    return tuple(_place(name, folder) for name in (spec.model, *labels))
+
+
+def _place(name: str, folder: Path) -> str:
+    """The path of a file beside the YAML; the name of an asset where there is no such file."""
+    path = folder.absolute() / name
+    return name if name in assets.catalogue() and not assets.is_file(path) else str(path)
 
 
 def find_labels(spec: Spec, folder: Path) -> tuple[str, ...]:
@@ -94,7 +107,7 @@ def find_labels(spec: Spec, folder: Path) -> tuple[str, ...]:
 def _explain(given: dict[str, Any], item: Any) -> str:
     place = [str(part) for part in item["loc"]]
     if item["type"].startswith("union_tag"):
-        return f"decoder: want one of {', '.join(KINDS)} (it is {given.get('decoder')!r})"
+        return f"decoder: want one of {', '.join(KINDS)} (it is {given.get('decoder')!r:.80})"
     chosen, *place = place
     spec, field = KINDS[chosen].spec, ".".join(place)
     if item["type"] == "extra_forbidden":
@@ -118,4 +131,4 @@ def _unknown(chosen: str, place: list[str]) -> str:
         fix = f"did you mean {close[0]}?"
     else:
         fix = f"it may be {', '.join(known)}"
-    return f"{'.'.join(place)}: not a field of decoder {chosen}; {fix}"
+    return f"{'.'.join(place):.80}: not a field of decoder {chosen}; {fix}"

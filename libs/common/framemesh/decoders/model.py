@@ -132,7 +132,7 @@ def _named(spec: Spec, role: str, names: Sequence[str]) -> str | None:
     if isinstance(given, int) and 0 <= given < len(names):
         return names[given]
     if given is not None and given not in names:
-        raise FramemeshError(f"outputs.{role}: the model has no output {given!r}; it has {', '.join(names)}")
+        raise FramemeshError(f"outputs.{role}: the model has no output {given!r:.80}; it has {', '.join(names)}")
     if isinstance(given, str):
         return given
     words = spec.roles[role]

@@ -23,7 +23,7 @@ def _labels(value: Any) -> Labels:
     if not isinstance(value, list) or not value:
         raise ValueError("want a list of names, a file of names, coco or coco-91")
     if wrong := [name for name in value if not isinstance(name, str) or not 0 < len(name) <= LONGEST]:
-        raise ValueError(f"{wrong[0]!r} is no name of 1 to {LONGEST} characters; put it in quotes")
+        raise ValueError(f"{wrong[0]!r:.80} is no name of 1 to {LONGEST} characters; put it in quotes")
     return tuple(value)
 
 
