@@ -38,7 +38,9 @@ SETTINGS = (
     "services.face.worker.FaceSettings",
     "services.voice.worker.VoiceSettings",
     "services.transcribe.worker.TranscribeSettings",
+    "services.media.settings.MediaSettings",
     "services.registrator.settings.RegistratorSettings",
+    "services.jobs.settings.JobsSettings",
 )
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -24,72 +23,13 @@ from framemesh.steps.context import Context
 from framemesh.steps.functions import Function
 from framemesh.steps.job import Job, JobStatus, Priority, StepStatus
 from framemesh.steps.joblog import LogLines
-from framemesh.steps.plan import Plan, PlanError
+from framemesh.steps.plan import PlanError
 from framemesh.steps.store import JobMissing
-from framemesh.steps.worker import StepSettings, StepWorker
 from tests.integration import step_bodies
+from tests.integration.stepping import Begin, one, over, plan
 from tests.samples import until
 
 S, J = StepStatus, JobStatus
-
-
-class TestWorker(StepWorker[StepSettings]):
-    __test__ = False
-    kind = "TestSteps"
-    settings_type = StepSettings
-
-
-Begin = Callable[..., Any]
-
-
-@pytest.fixture
-def name() -> str:
-    """A function's name that no other test has."""
-    return f"f{secrets.token_hex(4)}"
-
-
-@pytest.fixture
-def begin(bus: Bus, registry: Registry, servers: Mapping[str, str]) -> Begin:
-    """Runs a worker with some functions for the length of a block."""
-
-    @asynccontextmanager
-    async def running(*functions: Function, **settings: Any) -> AsyncIterator[TestWorker]:
-        given = StepSettings(**servers, instance=f"w-{secrets.token_hex(3)}", **settings)  # type: ignore[arg-type]
-        worker = TestWorker(given, bus, registry)
-        worker.functions = functions
-        await worker.prepare()
-        task = asyncio.create_task(worker.run())
-        try:
-            yield worker
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-            await worker.finish()
-            if not task.cancelled() and (error := task.exception()):
-                raise error
-
-    return running
-
-
-@pytest.fixture
-async def jobs(bus: Bus, redis: Redis) -> Jobs:
-    """The mesh's jobs."""
-    made = Jobs(bus, redis)
-    await made.store.declare()
-    return made
-
-
-def plan(**steps: dict[str, Any]) -> Plan:
-    return Plan.model_validate({"name": "test", "steps": steps})
-
-
-def one(function: str, **step: Any) -> Plan:
-    return plan(it={"function": function, "retry": {"attempts": 2, "delay": 0.1}, **step})
-
-
-async def over(jobs: Jobs, job: Job, within: float = 20) -> Job:
-    async with asyncio.timeout(within):
-        return await jobs.wait(job.id)
 
 
 async def step_messages(bus: Bus, job: Job) -> list[str]:

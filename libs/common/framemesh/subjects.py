@@ -106,6 +106,16 @@ def job_retry(job: str, place: str) -> str:
     return f"jobs.sched.retry.{job}.{place}"
 
 
+def job_schedule(name: str) -> str:
+    """Subject of a schedule."""
+    return f"jobs.sched.cron.{name}"
+
+
+def job_trigger(name: str) -> str:
+    """Subject of what asks for a job, of a schedule or of anybody."""
+    return f"jobs.trigger.{name}"
+
+
 def job_slot(function: str, number: int | str) -> str:
     """Subject of one of the slots of a function whose concurrency is limited."""
     return f"jobs.slot.{function}.{number}"
@@ -322,6 +332,7 @@ JOBS = Stream(
             job_state("*"),
             job_step("*", "*", "*", "*"),
             "jobs.sched.>",
+            job_trigger("*"),
             job_slot("*", "*"),
             job_function("*"),
         ],
@@ -414,6 +425,11 @@ def step_consumer(function: str, priority: str) -> Consumer:
         JOBS, f"steps-{function}-{priority}", ack_wait=15, filter_subject=job_step(function, priority, "*", "*")
     )
     return replace(consumer, max_unfinished=UNCOUNTED)  # a step that is handed back is not one that failed
+
+
+def trigger_consumer() -> Consumer:
+    """What asks for jobs, shared by all that make them."""
+    return _consumer(JOBS, "triggers", ack_wait=15, filter_subject=job_trigger("*"))
 
 
 def slot_consumer(function: str) -> Consumer:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from framemesh.steps import files
+from framemesh.steps.files import Say
 from framemesh.steps.job import StepTask
 
 
@@ -73,6 +75,14 @@ class Context:
     async def get(self, url: str) -> bytes:
         """Bytes by their address."""
         return await self.blobs.get(url)
+
+    async def put_file(self, path: Path, say: Say | None = None) -> str:
+        """Store a file of any size, which ``get_file`` gives back; its address, for an output."""
+        return await files.put_file(self.blobs, path, say)
+
+    async def get_file(self, url: str, path: Path, say: Say | None = None) -> Path:
+        """Write what ``put_file`` or ``put`` stored to ``path``."""
+        return await files.get_file(self.blobs, url, path, say)
 
     @property
     def scratch(self) -> Path:

@@ -8,7 +8,7 @@ import time
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from framemesh.messages import Message
 from framemesh.steps.plan import NAME_PATTERN, Plan, Step
@@ -71,10 +71,10 @@ class Priority(StrEnum):
     LOW = "low"
 
 
-class _Record(BaseModel):
-    """A part of the document. Unknown fields are left out, as of every message."""
+class _Record(Message):
+    """A part of the document, which is changed in place between two states that are written."""
 
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=False)
 
 
 class Work(_Record):

@@ -86,7 +86,7 @@ class JobStore:
             await self._write(job, 0)
         except Conflict:
             found = await self.get(job.id)
-            await self._follow_up(found, advance.orders(found))
+            await self.follow_up(found, advance.orders(found))
             return False
         await self.send(first, job)
         if job.parked and await self._may_begin(job):  # its turn came while it was being put down
@@ -107,10 +107,10 @@ class JobStore:
         Raises JobMissing or BusError.
         """
         job, sent = await self.apply(job_id, event, known)
-        await self._follow_up(job, sent)
+        await self.follow_up(job, sent)
         return job
 
-    async def _follow_up(self, job: Job, sent: list[Order]) -> None:
+    async def follow_up(self, job: Job, sent: Iterable[Order] = ()) -> None:
         """Send what follows from a state that is written."""
         await self.send(sent, job)
         if not job.status.over:

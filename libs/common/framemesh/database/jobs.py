@@ -1,0 +1,180 @@
+"""Jobs in the results database: written by ``services/jobs``, read by whoever lists and searches."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from framemesh.database.tables import RANKS, Checkpoint, JobRow
+from framemesh.errors import FramemeshError
+from framemesh.steps.job import Job, JobStatus
+
+CHECKPOINT = "jobs"
+MOST_ROWS = 500
+OPEN = (JobStatus.QUEUED.value, JobStatus.PROCESSING.value)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job stands among those that have not begun."""
+
+    position: int
+    """1 for the next; 0 for one that has begun."""
+    waiting: int
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some jobs, the newest first, and where the next page begins; empty when there is none."""
+
+    jobs: list[Job]
+    cursor: str
+
+
+class JobTable:
+    """The jobs of a mesh, as they last stood."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        dialect = postgresql if engine.dialect.name == "postgresql" else sqlite
+        self._insert: Any = dialect.insert
+
+    # -- write --------------------------------------------------------------------------------------
+
+    async def checkpoint(self) -> int:
+        """Stream sequence up to which all is here."""
+        async with self._engine.connect() as connection:
+            found = await connection.scalar(select(Checkpoint.seq).where(Checkpoint.name == CHECKPOINT))
+        return found or 0
+
+    async def save(self, states: Sequence[tuple[int, Job]], checkpoint: int) -> None:
+        """Take in states with their stream sequences; that, and how far it went, at once or not at all."""
+        async with self._engine.begin() as connection:
+            for start in range(0, len(states), MOST_ROWS):
+                await self._upsert(connection, [_row(seq, job) for seq, job in states[start : start + MOST_ROWS]])
+            wanted = self._insert(Checkpoint).values(name=CHECKPOINT, seq=checkpoint)
+            await connection.execute(
+                wanted.on_conflict_do_update(index_elements=["name"], set_={"seq": wanted.excluded.seq})
+            )
+
+    async def _upsert(self, connection: AsyncConnection, rows: list[dict[str, Any]]) -> None:
+        if not rows:
+            return
+        wanted = self._insert(JobRow).values(rows)
+        changed = {name: wanted.excluded[name] for name in rows[0] if name != "id"}
+        await connection.execute(
+            wanted.on_conflict_do_update(
+                index_elements=["id"], set_=changed, where=JobRow.seq < wanted.excluded.seq
+            )
+        )
+
+    async def begin_anew(self) -> None:
+        """The stream counts from 1 again: so does the checkpoint, and no row stands in a newer state's way."""
+        async with self._engine.begin() as connection:
+            await connection.execute(update(JobRow).values(seq=0))
+            await connection.execute(update(Checkpoint).where(Checkpoint.name == CHECKPOINT).values(seq=0))
+
+    async def over_before(self, moment: float, limit: int = MOST_ROWS) -> list[tuple[str, int]]:
+        """Jobs that ended before a time and lie in the stream still, with the sequence of their last state."""
+        wanted = (
+            select(JobRow.id, JobRow.seq)
+            .where(JobRow.put_away.is_(False), JobRow.status.not_in(OPEN), JobRow.ended < moment)
+            .limit(limit)
+        )
+        async with self._engine.connect() as connection:
+            return [(str(row.id), int(row.seq)) for row in await connection.execute(wanted)]
+
+    async def put_away(self, ids: Sequence[str]) -> None:
+        """These lie here only."""
+        async with self._engine.begin() as connection:
+            await connection.execute(update(JobRow).where(JobRow.id.in_(ids)).values(put_away=True))
+
+    # -- read ---------------------------------------------------------------------------------------
+
+    async def find(self, job_id: str) -> Job | None:
+        """A job as it last stood."""
+        async with self._engine.connect() as connection:
+            document = await connection.scalar(select(JobRow.document).where(JobRow.id == job_id))
+        return Job.model_validate_json(document) if document else None
+
+    async def open_jobs(self) -> list[Job]:
+        """All that are not over."""
+        wanted = select(JobRow.document).where(JobRow.status.in_(OPEN))
+        async with self._engine.connect() as connection:
+            return [Job.model_validate_json(row.document) for row in await connection.execute(wanted)]
+
+    async def page(
+        self, *, status: str | None = None, owner: str | None = None, limit: int = 50, cursor: str = ""
+    ) -> Page:
+        """Jobs that nobody's step is, the newest first. Raises FramemeshError for a cursor that is none."""
+        wanted = select(JobRow.document, JobRow.created, JobRow.id).where(JobRow.parent.is_(None))
+        if status:
+            wanted = wanted.where(JobRow.status == status)
+        if owner:
+            wanted = wanted.where(JobRow.owner == owner)
+        if cursor:
+            wanted = wanted.where(tuple_(JobRow.created, JobRow.id) < tuple_(*_parse_cursor(cursor)))
+        wanted = wanted.order_by(JobRow.created.desc(), JobRow.id.desc()).limit(limit + 1)
+        async with self._engine.connect() as connection:
+            rows = list(await connection.execute(wanted))
+        more = _cursor(rows[limit - 1].created, rows[limit - 1].id) if len(rows) > limit else ""
+        return Page([Job.model_validate_json(row.document) for row in rows[:limit]], more)
+
+    async def place(self, job: Job) -> Place:
+        """How many wait, and how many of them come before this one."""
+        queued = and_(JobRow.status == JobStatus.QUEUED.value, JobRow.parent.is_(None))
+        async with self._engine.connect() as connection:
+            waiting = await connection.scalar(select(func.count()).where(queued)) or 0
+            if job.status is not JobStatus.QUEUED:
+                return Place(0, waiting)
+            before = await connection.scalar(select(func.count()).where(queued, _before(job))) or 0
+        return Place(before + 1, max(waiting, before + 1))
+
+    async def counts(self) -> dict[str, int]:
+        """How many jobs there are in each status."""
+        wanted = select(JobRow.status, func.count()).where(JobRow.parent.is_(None)).group_by(JobRow.status)
+        async with self._engine.connect() as connection:
+            return {str(status): int(count) for status, count in await connection.execute(wanted)}
+
+
+def _row(seq: int, job: Job) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "plan": job.plan.name,
+        "owner": job.owner,
+        "rank": RANKS[job.priority.value],
+        "status": job.status.value,
+        "parent": job.parent.job if job.parent else None,
+        "created": job.created,
+        "started": job.started,
+        "ended": job.ended,
+        "error": job.error,
+        "document": job.model_dump_json(exclude_defaults=True),
+        "seq": seq,
+        "put_away": False,
+    }
+
+
+def _before(job: Job) -> ColumnElement[bool]:
+    rank = RANKS[job.priority.value]
+    sooner = or_(JobRow.created < job.created, and_(JobRow.created == job.created, JobRow.id < job.id))
+    return or_(JobRow.rank < rank, and_(JobRow.rank == rank, sooner))
+
+
+def _cursor(created: float, job_id: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([created, job_id]).encode()).decode().rstrip("=")
+
+
+def _parse_cursor(text: str) -> tuple[float, str]:
+    try:
+        created, job_id = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        return float(created), str(job_id)
+    except (ValueError, TypeError):
+        raise FramemeshError(f"cursor: {text[:40]!r} is none that was given: leave it out to begin anew") from None

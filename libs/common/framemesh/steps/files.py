@@ -1,0 +1,107 @@
+"""Files of any size in the blob store: parts, and a small list of them.
+
+The address of the list ends in ``#parts``, which no server ever sees: so the bytes of a stranger's file are never
+taken for a list of addresses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from framemesh.blobs import BlobError, BlobMissing
+from framemesh.errors import FramemeshError
+from framemesh.telemetry import redact
+
+if TYPE_CHECKING:
+    from framemesh.steps.context import Blobs, Context
+
+PART_BYTES = 8 << 20
+MARK = "#parts"
+TRIES = 4
+REST_S = 0.5
+MOST_PARTS = 65_536
+
+T = TypeVar("T")
+Say = Callable[[float], Awaitable[None]]
+"""Told the share of a file that is through, 0 to 1."""
+
+
+class _Part(BaseModel):
+    url: str
+    bytes: int = Field(ge=0)
+
+
+class _Parts(BaseModel):
+    bytes: int = Field(ge=0)
+    parts: list[_Part] = Field(max_length=MOST_PARTS)
+
+
+async def put_file(blobs: Blobs, path: Path, say: Say | None = None) -> str:
+    """Store a file part by part, so that no more than one is in memory; its address. Raises BlobError."""
+    size = path.stat().st_size
+    parts: list[_Part] = []
+    done = 0
+    with path.open("rb") as file:
+        while data := await asyncio.to_thread(file.read, PART_BYTES):
+            url = await _patiently(blobs.put, data)
+            parts.append(_Part(url=url, bytes=len(data)))
+            done += len(data)
+            if say:
+                await say(min(1.0, done / max(1, size)))
+    listed = _Parts(bytes=done, parts=parts)
+    return await _patiently(blobs.put, listed.model_dump_json().encode()) + MARK
+
+
+async def get_file(blobs: Blobs, url: str, path: Path, say: Say | None = None) -> Path:
+    """Write what ``put_file`` or ``put`` stored to ``path``. Raises BlobMissing or BlobError."""
+    if not url.endswith(MARK):
+        path.write_bytes(await _patiently(blobs.get, url))
+        return path
+    listed = _parsed(url, await _patiently(blobs.get, url.removesuffix(MARK)))
+    done = 0
+    with path.open("wb") as file:
+        for part in listed.parts:
+            data = await _patiently(blobs.get, part.url)
+            if len(data) != part.bytes:
+                raise BlobMissing(f"{redact(part.url)}: {len(data)} bytes are there, {part.bytes} were stored")
+            await asyncio.to_thread(file.write, data)
+            done += len(data)
+            if say:
+                await say(min(1.0, done / max(1, listed.bytes)))
+    return path
+
+
+async def named_file(ctx: Context, given: Any, field: str, say: Say | None = None) -> Path:
+    """The file whose address a step's input has under ``field``, in the step's own folder. Raises FramemeshError.
+
+    What is not there any more is not tried again; a store that is away is.
+    """
+    url = given.get(field) if isinstance(given, dict) else None
+    if not isinstance(url, str) or not url:
+        raise FramemeshError(f"input.{field}: want the address of a stored file, got {url!r}")
+    try:
+        return await get_file(ctx.blobs, url, ctx.scratch / field, say)
+    except BlobMissing as error:
+        raise FramemeshError(f"input.{field}: {error}; its time may be over (jobs_ttl): begin anew") from error
+
+
+def _parsed(url: str, data: bytes) -> _Parts:
+    try:
+        return _Parts.model_validate_json(data)
+    except ValidationError as error:
+        raise BlobMissing(f"{redact(url)}: no list of parts") from error
+
+
+async def _patiently(work: Callable[[Any], Awaitable[T]], value: Any) -> T:
+    """A part that fails must not cost those before it."""
+    for tried in range(1, TRIES):
+        try:
+            return await work(value)
+        except BlobError:
+            await asyncio.sleep(REST_S * 2**tried)
+    return await work(value)

@@ -1,0 +1,1 @@
+"""Keeps jobs in the results database, and in order: off the hot path; of its replicas one is at work."""

@@ -1,0 +1,56 @@
+"""Fixtures of the tests of durable jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from framemesh.bus import Bus
+from framemesh.registry import Registry
+from framemesh.steps.client import Jobs
+from framemesh.steps.functions import Function
+from framemesh.steps.worker import StepSettings
+from tests.integration.stepping import AnyWorker, Begin
+
+
+@pytest.fixture
+def name() -> str:
+    """A function's name that no other test has."""
+    return f"f{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def begin(bus: Bus, registry: Registry, servers: Mapping[str, str]) -> Begin:
+    """Runs a worker with some functions for the length of a block."""
+
+    @asynccontextmanager
+    async def running(*functions: Function, **settings: Any) -> AsyncIterator[AnyWorker]:
+        given = StepSettings(**servers, instance=f"w-{secrets.token_hex(3)}", **settings)  # type: ignore[arg-type]
+        worker = AnyWorker(given, bus, registry)
+        worker.functions = functions
+        await worker.prepare()
+        task = asyncio.create_task(worker.run())
+        try:
+            yield worker
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            await worker.finish()
+            if not task.cancelled() and (error := task.exception()):
+                raise error
+
+    return running
+
+
+@pytest.fixture
+async def jobs(bus: Bus, redis: Redis) -> Jobs:
+    """The mesh's jobs."""
+    made = Jobs(bus, redis)
+    await made.store.declare()
+    return made

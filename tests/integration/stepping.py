@@ -1,0 +1,39 @@
+"""What the tests of durable jobs share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from framemesh.steps.client import Jobs
+from framemesh.steps.job import Job
+from framemesh.steps.plan import Plan
+from framemesh.steps.worker import StepSettings, StepWorker
+
+
+class AnyWorker(StepWorker[StepSettings]):
+    """A worker with whatever functions a test gives it."""
+
+    kind = "TestSteps"
+    settings_type = StepSettings
+
+
+Begin = Callable[..., AbstractAsyncContextManager[AnyWorker]]
+"""Runs a worker with some functions for the length of a block."""
+
+
+def plan(**steps: dict[str, Any]) -> Plan:
+    return Plan.model_validate({"name": "test", "steps": steps})
+
+
+def one(function: str, **step: Any) -> Plan:
+    """A plan of one step."""
+    return plan(it={"function": function, "retry": {"attempts": 2, "delay": 0.1}, **step})
+
+
+async def over(jobs: Jobs, job: Job, within: float = 20) -> Job:
+    """The job when it is over."""
+    async with asyncio.timeout(within):
+        return await jobs.wait(job.id)

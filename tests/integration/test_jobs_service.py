@@ -1,0 +1,360 @@
+"""The results database, and the service that keeps it and mends jobs; on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import secrets
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from redis.asyncio import Redis
+from sqlalchemy import Connection, inspect
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from framemesh import subjects
+from framemesh.bus import Bus
+from framemesh.database.engine import open_database
+from framemesh.database.jobs import JobTable
+from framemesh.database.tables import Base
+from framemesh.embedded import free_port
+from framemesh.errors import FramemeshError
+from framemesh.registry import Registry
+from framemesh.steps import advance
+from framemesh.steps.admission import Admission
+from framemesh.steps.client import Jobs
+from framemesh.steps.context import Context
+from framemesh.steps.functions import Function
+from framemesh.steps.job import Job, JobStatus, Priority
+from framemesh.steps.plan import Plan
+from framemesh.steps.schedules import JobRequest, Schedule, Schedules
+from services.jobs.jobs import JobsService
+from services.jobs.mender import Mender
+from services.jobs.projection import Projection
+from services.jobs.settings import JobsSettings
+from tests.integration.stepping import Begin, one, over
+from tests.samples import dead_letters, until
+
+BIN = next((path for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"))), None)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL of the tests' own."""
+    if BIN is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    # It refuses to run as root, and its account may not look into root's folders.
+    account: dict[str, Any] = {}
+    folder = tmp_path_factory.mktemp("postgres")
+    if os.geteuid() == 0:
+        account = {"user": "postgres", "group": pwd.getpwnam("postgres").pw_gid, "extra_groups": []}
+        folder = Path(f"/var/tmp/framemesh-postgres-{secrets.token_hex(4)}")
+        folder.mkdir()
+        os.chown(folder, pwd.getpwnam("postgres").pw_uid, account["group"])
+    port, data = free_port(), folder / "data"
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
+    subprocess.run([BIN / "initdb", "-D", data, "-A", "trust", "-U", "mesh", "-N"], check=True, **quiet, **account)
+    server = subprocess.Popen(
+        [BIN / "postgres", "-D", data, "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-k", folder, "-F"],
+        **quiet,
+        **account,
+    )
+    try:
+        yield f"postgresql://mesh@127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(20)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Address of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/deep/jobs.db"
+    server = request.getfixturevalue("postgres")
+    fresh = f"d{secrets.token_hex(4)}"
+    import asyncpg
+
+    async def created() -> bool:
+        try:
+            connection = await asyncpg.connect(f"{server}/postgres")
+        except (OSError, asyncpg.PostgresError):
+            return False
+        await connection.execute(f"create database {fresh}")
+        await connection.close()
+        return True
+
+    await until(created, within=20)
+    return f"{server}/{fresh}"
+
+
+@pytest.fixture
+async def engine(database: str) -> AsyncIterator[AsyncEngine]:
+    """A database with its tables."""
+    made = await open_database(database)
+    yield made
+    await made.dispose()
+
+
+def job(number: int, **values: Any) -> Job:
+    plan = Plan.model_validate({"name": "p", "steps": {"a": {"function": "f"}}})
+    return Job(id=f"job{number:03d}", plan=plan, created=1000.0 + number, **values)
+
+
+async def test_the_migrations_make_what_the_code_expects_and_may_run_again(
+    engine: AsyncEngine, database: str
+) -> None:
+    def differences(connection: Connection) -> list[Any]:
+        return list(compare_metadata(MigrationContext.configure(connection), Base.metadata))
+
+    async with engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+        names = await connection.run_sync(lambda each: inspect(each).get_table_names())
+    assert {"jobs", "checkpoints"} <= set(names)
+    again = await open_database(database)
+    await again.dispose()
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("nonsense", "jobs_database: 'nonsense' is no address"),
+        ("mysql://a/b", "jobs_database: mysql is not known"),
+        (
+            "postgresql://u:secret@127.0.0.1:1/x",
+            r"jobs_database: postgresql://\*\*\*@127.0.0.1:1/x cannot be used",
+        ),
+        ("sqlite:////proc/nothing/jobs.db", "."),
+    ],
+)
+async def test_a_database_that_cannot_be_used_is_named(address: str, said: str) -> None:
+    with pytest.raises((FramemeshError, OSError), match=said):
+        await open_database(address, patience=0)
+
+
+async def test_a_newer_state_replaces_an_older_one_and_never_the_other_way(engine: AsyncEngine) -> None:
+    table = JobTable(engine)
+    await table.save([(5, job(1)), (6, job(2))], 6)
+    await table.save([(9, job(1, status=JobStatus.DONE, ended=2000.0)), (3, job(2, owner="late"))], 9)
+    assert await table.checkpoint() == 9
+    found, other = await table.find("job001"), await table.find("job002")
+    assert found
+    assert other
+    assert (found.status, other.owner) == (JobStatus.DONE, "nobody")
+    assert await table.find("nothing") is None
+
+
+async def test_pages_go_through_all_jobs_once_the_newest_first(engine: AsyncEngine) -> None:
+    table = JobTable(engine)
+    owners = ["ann", "bob"]
+    await table.save([(n + 1, job(n, owner=owners[n % 2])) for n in range(25)], 25)
+    found, cursor = list[str](), ""
+    while True:
+        page = await table.page(limit=10, cursor=cursor)
+        found += [each.id for each in page.jobs]
+        if not (cursor := page.cursor):
+            break
+    assert found == [f"job{n:03d}" for n in reversed(range(25))]
+    assert [each.id for each in (await table.page(owner="bob", limit=2)).jobs] == ["job023", "job021"]
+    assert (await table.page(status="done")).jobs == []
+    with pytest.raises(FramemeshError, match="cursor"):
+        await table.page(cursor="rubbish")
+
+
+async def test_the_place_in_the_queue_counts_who_comes_before(engine: AsyncEngine) -> None:
+    table = JobTable(engine)
+    high = job(9, priority=Priority.HIGH)
+    begun = job(0, status=JobStatus.PROCESSING)
+    await table.save([(n + 1, each) for n, each in enumerate([begun, job(1), job(2), high])], 4)
+    places = [await table.place(each) for each in (begun, high, job(1), job(2))]
+    assert [(place.position, place.waiting) for place in places] == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert await table.counts() == {"queued": 3, "processing": 1}
+
+
+async def nothing(ctx: Context, given: Any) -> str:
+    return "done"
+
+
+async def caught_up(table: JobTable, made: list[Job]) -> bool:
+    found = [await table.find(each.id) for each in made]
+    return all(each and each.status.over for each in found)
+
+
+async def test_every_job_comes_to_the_database_and_leaves_the_stream_in_time(
+    engine: AsyncEngine,
+    jobs: Jobs,
+    begin: Begin,
+    bus: Bus,
+    name: str,
+) -> None:
+    table = JobTable(engine)
+    projection = Projection(bus, table)
+    following = asyncio.create_task(projection.run())
+    async with begin(Function(name, nothing)):
+        made = await asyncio.gather(*(jobs.submit(one(name)) for _ in range(50)))
+        await until(lambda: caught_up(table, made), within=20)
+        following.cancel()
+        await asyncio.wait([following])
+        late = await jobs.submit(one(name))
+        await over(jobs, late)
+    assert await table.find(late.id) is None  # nobody looked
+    await projection.catch_up(await table.checkpoint())
+    found = await table.find(late.id)
+    assert found
+    assert found == await jobs.store.get(late.id)
+    assert await projection.put_away(3600) == 0
+    assert await projection.put_away(-1) >= 51
+    assert await jobs.store.find(late.id) is None
+    assert await table.find(late.id) == found
+
+
+async def test_what_was_never_sent_is_sent(
+    engine: AsyncEngine, jobs: Jobs, begin: Begin, bus: Bus, redis: Redis, name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """As if whoever submitted had died between the state and its first step."""
+    table = JobTable(engine)
+    async with begin(Function(name, nothing)):
+        lost = await jobs.submit(one(name))
+        await over(jobs, lost)
+        stuck = Job(id=f"stuck-{name}", plan=one(name), created=time.time())
+        advance.begin(stuck, stuck.created)
+        await bus.publish_raw(subjects.job_state(stuck.id), stuck.model_dump_json().encode(), {})
+        parked = stuck.model_copy(update={"id": f"parked-{name}", "parked": True, "steps": {}}, deep=True)
+        advance.begin(parked, parked.created)
+        await bus.publish_raw(subjects.job_state(parked.id), parked.model_dump_json().encode(), {})
+        await Projection(bus, table).catch_up(0)
+        mender = Mender(bus, table, jobs.store, Admission(redis))
+        monkeypatch.setattr("services.jobs.mender.STILL_S", 0.2)
+        await mender.look(64)
+        assert (await over(jobs, parked)).status is JobStatus.DONE
+        assert (await jobs.store.get(stuck.id)).status is JobStatus.QUEUED
+        await asyncio.sleep(0.3)
+        await mender.look(64)
+        assert (await over(jobs, stuck)).status is JobStatus.DONE
+
+
+@pytest.fixture
+async def service(
+    bus: Bus, registry: Registry, servers: Mapping[str, str], tmp_path: Path
+) -> AsyncIterator[JobsService]:
+    """The service at work."""
+    made = await _started(bus, registry, servers, tmp_path)
+    task = asyncio.create_task(made.run())
+    yield made
+    task.cancel()
+    await asyncio.wait([task])
+    await made.finish()
+
+
+async def made_by(table: JobTable, plan: str) -> list[Job]:
+    page = await table.page(limit=500)
+    return [each for each in page.jobs if each.plan.name == plan]
+
+
+@pytest.fixture
+def own_plan(name: str) -> Plan:
+    """A plan by whose name its jobs are found."""
+    return Plan.model_validate({"name": name, "steps": {"it": {"function": name, "input": {"n": "$input.n"}}}})
+
+
+async def test_a_schedule_makes_jobs_until_it_is_removed(
+    service: JobsService,
+    begin: Begin,
+    bus: Bus,
+    name: str,
+    own_plan: Plan,
+) -> None:
+    schedules = Schedules(bus)
+    async with begin(Function(name, nothing)):
+        berlin = Schedule(name=name, cron="* * * * * *", zone="Europe/Berlin", plan=own_plan, input={"n": 1})
+        await schedules.put(berlin)
+        assert [each.name for each in await schedules.all() if each.name == name] == [name]
+
+        async def twice() -> bool:
+            found = await made_by(service._table, name)
+            return len([each for each in found if each.status is JobStatus.DONE]) >= 2
+
+        await until(twice, within=15)
+        await schedules.remove(name)
+        await asyncio.sleep(1.5)
+        count = len(await made_by(service._table, name))
+        await asyncio.sleep(1.5)
+        assert len(await made_by(service._table, name)) == count
+        with pytest.raises(FramemeshError, match="there is none of that name"):
+            await schedules.run(name)
+
+
+async def test_runs_that_were_missed_are_made_up_for_once(
+    begin: Begin, bus: Bus, registry: Registry, servers: Mapping[str, str], tmp_path: Path, own_plan: Plan
+) -> None:
+    schedules, name = Schedules(bus), own_plan.name
+    async with begin(Function(name, nothing)):
+        await schedules.put(Schedule(name=name, cron="* * * * * *", plan=own_plan, input={"n": 1}))
+        await asyncio.sleep(3.2)  # nobody makes jobs
+        await schedules.remove(name)
+        service = await _started(bus, registry, servers, tmp_path)
+        task = asyncio.create_task(service.run())
+        try:
+
+            async def some() -> int:
+                return len(await made_by(service._table, name))
+
+            await until(some, within=10)
+            await asyncio.sleep(1)
+            assert await some() == 1
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            await service.finish()
+
+
+async def _started(bus: Bus, registry: Registry, servers: Mapping[str, str], tmp_path: Path) -> JobsService:
+    settings = JobsSettings(**servers, instance="jobs-late", jobs_database=f"sqlite:///{tmp_path}/j.db")  # type: ignore[arg-type]
+    made = JobsService(settings, bus, registry)
+    await made.prepare()
+    return made
+
+
+async def test_a_trigger_that_asks_for_what_cannot_be_done_is_a_dead_letter(
+    service: JobsService,
+    bus: Bus,
+    name: str,
+    own_plan: Plan,
+) -> None:
+    await bus.publish_raw(subjects.job_trigger(name), JobRequest(plan=own_plan).model_dump_json().encode(), {})
+
+    async def buried() -> list[Any]:
+        return await dead_letters(bus, "JOBS", subjects.job_trigger(name))
+
+    (letter,) = await until(buried)
+    assert f"no worker has ever had a function '{name}'" in letter.reason
+
+
+@pytest.mark.parametrize(
+    ("cron", "zone", "said"),
+    [
+        ("* * *", "UTC", "cron: '\\* \\* \\*' has 3 fields"),
+        ("61 * * * *", "UTC", "cron: the server does not take"),
+        ("0 6 * * *", "Mars/Olympus", "zone: there is no time zone"),
+    ],
+)
+async def test_a_schedule_that_is_none_is_refused(
+    bus: Bus,
+    jobs: Jobs,
+    own_plan: Plan,
+    cron: str,
+    zone: str,
+    said: str,
+) -> None:
+    with pytest.raises(FramemeshError, match=said):
+        await Schedules(bus).put(Schedule(name="wrong", cron=cron, zone=zone, plan=own_plan))
