@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -93,6 +94,37 @@ async def test_a_frame_waits_for_a_store_that_is_away(own_seaweed: OwnServer) ->
         assert time.monotonic() - begun < 10
         assert await asyncio.gather(*(store.get(url) for url in urls)) == [b"%d" % i for i in range(20)]
         assert await store.get(before) == b"before"
+
+
+async def test_sound_that_the_store_compresses_reads_as_it_was_written(blobs: BlobStore) -> None:
+    """SeaweedFS keeps ``audio/wav`` gzipped, and answers so whoever lets it."""
+    silence = bytes(200_000)
+    url = await blobs.put(silence, content_type="audio/wav")
+    async with (
+        aiohttp.ClientSession(auto_decompress=False) as session,
+        session.get(url, headers={"Accept-Encoding": "gzip"}) as answer,
+    ):
+        assert answer.headers["Content-Encoding"] == "gzip"
+    assert await blobs.get(url) == silence
+
+
+async def test_a_small_answer_that_would_grow_large_is_refused() -> None:
+    """A claim check may point at a server that sends compressed what nobody asked for so."""
+    body = gzip.compress(bytes(100 << 20))
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+        with suppress(ConnectionError):
+            writer.write(head % len(body) + body)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, HOST, 0)
+    url = f"http://{HOST}:{server.sockets[0].getsockname()[1]}/1,2"
+    async with server, BlobStore("http://127.0.0.1:1") as store:
+        with pytest.raises(BlobMissing, match="compressed"):
+            await store.get(url)
 
 
 async def test_an_answer_that_comes_in_pieces_is_read_to_its_end_and_no_further_than_allowed(

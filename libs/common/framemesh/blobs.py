@@ -69,7 +69,10 @@ class BlobStore:
         self._lease: _Lease | None = None
         self._leasing = asyncio.Lock()
         self._session = aiohttp.ClientSession(
-            timeout=_TIMEOUT, connector=aiohttp.TCPConnector(limit=32, keepalive_timeout=20)
+            timeout=_TIMEOUT,
+            connector=aiohttp.TCPConnector(limit=32, keepalive_timeout=20),
+            headers={"Accept-Encoding": "identity"},
+            auto_decompress=False,  # what is bounded is what comes, and it must not grow afterwards
         )
 
     async def close(self) -> None:
@@ -122,6 +125,8 @@ class BlobStore:
                     raise BlobMissing(f"{url}: nothing there (any more)")
                 if answer.status >= 300:  # noqa: PLR2004
                     raise BlobError(f"{url}: HTTP {answer.status}")
+                if (encoding := answer.headers.get("Content-Encoding", "identity")) != "identity":
+                    raise BlobMissing(f"{url}: compressed ({encoding}), though it was asked for as it is")
                 if (answer.content_length or 0) > MAX_BYTES:
                     raise BlobMissing(f"{url}: {answer.content_length} bytes are no frame")
                 if answer.content_length is not None:
