@@ -7,9 +7,10 @@ import numpy as np
 import simplejpeg
 
 from framemesh import assets
+from framemesh.bus import Reject
 from framemesh.faces import YuNet
 from framemesh.messages import Box
-from framemesh.pictures import Image
+from framemesh.pictures import Image, decode
 from services.registrator.evidence import EvidenceError
 
 CONFIDENCE = 0.3
@@ -39,10 +40,10 @@ class FaceBlur:
         self._held = []
 
     def __call__(self, timestamp: float, jpeg: bytes) -> bytes:
-        """The JPEG again, without faces. Raises EvidenceError: what cannot be read cannot be shown either."""
+        """The picture upright, without faces. Raises EvidenceError: what cannot be read cannot be shown either."""
         try:
-            picture: Image = simplejpeg.decode_jpeg(jpeg, "BGR")
-        except ValueError as error:
+            picture: Image = decode(jpeg)
+        except Reject as error:
             raise EvidenceError(f"a frame cannot be decoded, so its faces cannot be hidden: {error}") from error
         self._held = [(at, box) for at, box in self._held if abs(timestamp - at) <= HOLD_SECONDS]
         self._held += [(timestamp, face.box) for face in self._detector.detect(picture, CONFIDENCE)]

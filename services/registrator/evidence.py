@@ -24,8 +24,10 @@ from av.video.frame import PictureType
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 from av.video.stream import VideoStream
 
+from framemesh.bus import Reject
 from framemesh.errors import FramemeshError
 from framemesh.messages import Box, Detection, Face, Found
+from framemesh.pictures import decode, upright
 
 # A frame that is late by less than this part of a frame's time is on time: epoch seconds carry rounding.
 ON_TIME = 1e-3
@@ -70,12 +72,12 @@ class JpegDecoder:
         self._reformatter = VideoReformatter()
 
     def decode(self, jpeg: bytes) -> av.VideoFrame | None:
-        """The picture at its own size in its own pixel format, or None when the JPEG is broken."""
+        """The picture upright, at its own size in its own pixel format, or None when the JPEG is broken."""
         if not jpeg:  # would end the decoder's stream
             return None
         try:
-            frames = self._codec.decode(av.Packet(jpeg))
-        except (av.error.FFmpegError, ValueError):
+            frames = self._codec.decode(av.Packet(upright(jpeg)))
+        except (av.error.FFmpegError, ValueError, Reject):
             return None
         return frames[0] if frames and isinstance(frames[0], av.VideoFrame) else None
 
@@ -309,13 +311,13 @@ class Pen:
 
 
 def draw(jpeg: bytes, detections: Sequence[Found], title: str) -> bytes:
-    """The JPEG again with boxes and labels; classes of the whole picture and `title` stand in a corner.
+    """The JPEG again, upright, with boxes and labels; classes of the whole picture and `title` stand in a corner.
 
     Raises EvidenceError when the JPEG cannot be decoded.
     """
     try:
-        picture: Picture = simplejpeg.decode_jpeg(jpeg, "BGR")
-    except ValueError as error:
+        picture: Picture = decode(jpeg)
+    except Reject as error:
         raise EvidenceError(f"the frame cannot be decoded: {error}") from error
     pen = Pen(picture.shape[1], picture.shape[0])
     ranked = sorted(detections, key=lambda found: -found.confidence)

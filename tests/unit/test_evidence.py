@@ -24,6 +24,7 @@ from services.registrator.evidence import (
     pick_encoder,
     plain,
 )
+from tests.unit.test_pictures import with_exif
 
 START = 1_700_000_000.123
 RED, GREEN, BLUE = (30, 40, 200), (40, 180, 60), (210, 70, 30)
@@ -302,6 +303,29 @@ def test_classes_and_title_stand_in_the_lower_left() -> None:
     assert not changed[: -2 * pen.bar - 8].any()
     assert changed[-2 * pen.bar : -pen.bar, :20].any()
     assert changed[-pen.bar :, :20].any()
+
+
+def turned(data: bytes) -> bytes:
+    """The JPEG lying on its side, with an EXIF that says so: to be turned right by 90 degrees."""
+    lying = cv2.rotate(simplejpeg.decode_jpeg(data, "BGR"), cv2.ROTATE_90_COUNTERCLOCKWISE)
+    return with_exif(simplejpeg.encode_jpeg(lying, 95, "BGR", "420"), 6)
+
+
+def test_boxes_are_drawn_where_they_are_in_the_upright_picture() -> None:
+    found = [detection("person", 0.9, 40, 20, 80, 60)]
+    drawn = [simplejpeg.decode_jpeg(draw(data, found, ""), "BGR") for data in (grey(128), turned(grey(128)))]
+    assert drawn[0].shape == drawn[1].shape == (96, 160, 3)
+    assert np.abs(drawn[0].astype(int) - drawn[1]).mean() < 2
+
+
+def test_a_video_shows_turned_frames_upright(tmp_path: Path) -> None:
+    left = picture((0, 0, 255))
+    left[:, 80:] = (255, 0, 0)
+    frame = simplejpeg.encode_jpeg(left, 95, "BGR", "420")
+    write(tmp_path / "v.mp4", [(0.0, turned(frame)), (0.5, turned(frame))])
+    for image in shown(tmp_path / "v.mp4"):
+        assert image.shape == (96, 160, 3)
+        assert close(image[40, 40], (0, 0, 255), 30) and close(image[40, 120], (255, 0, 0), 30)
 
 
 def test_draw_of_a_broken_jpeg() -> None:

@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 
 from framemesh.bus import Reject
 from framemesh.messages import Box, Classification, Detection, Finding, Found, Task
-from framemesh.pictures import Image, crops, decode, placed, scaled
+from framemesh.pictures import Image, crops, decode, placed, scaled, upright
 from tests import samples
 
 
@@ -261,6 +261,32 @@ def test_a_picture_is_turned_upright_by_its_exif(orientation: int, place: str, o
     if size != (80, 120):
         with pytest.raises(Reject, match="80x120 pixels upright, but its claim says 120x80"):
             decode(made, claimed=(80, 120))
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(1, (80, 120)), (3, (80, 120)), (6, (120, 80)), (8, (120, 80))])
+def test_a_png_that_exif_turns_has_the_size_of_its_claim(orientation: int, size: tuple[int, int]) -> None:
+    exif = PILImage.Exif()
+    exif[0x0112] = orientation
+    made = io.BytesIO()
+    PILImage.fromarray(coloured()).save(made, "PNG", exif=exif)
+    assert decode(made.getvalue(), claimed=size).shape[:2] == size
+    with pytest.raises(Reject, match="but its claim says"):
+        decode(made.getvalue(), claimed=(size[1], size[0]))
+
+
+def test_an_upright_jpeg_stays_as_it_is_and_another_picture_becomes_one() -> None:
+    made = simplejpeg.encode_jpeg(coloured(), colorspace="BGR")
+    assert upright(made) is made
+    turned = upright(with_exif(made, 6))
+    assert simplejpeg.decode_jpeg_header(turned)[:2] == (120, 80)
+    assert decode(turned)[60, 70, 2] > 200  # red, at the right
+    assert simplejpeg.decode_jpeg_header(upright(cv2.imencode(".png", coloured())[1].tobytes()))[:2] == (80, 120)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"\xff\xd8\xff", b"text"])
+def test_what_is_no_picture_is_never_upright(data: bytes) -> None:
+    with pytest.raises(Reject):
+        decode(upright(data))
 
 
 def test_a_cmyk_picture_is_decoded() -> None:

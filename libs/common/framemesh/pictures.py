@@ -18,6 +18,8 @@ Size = tuple[int, int]
 """Height and width, pixels."""
 
 MAX_PIXELS = 64 << 20
+QUALITY = 95
+_JPEG = b"\xff\xd8"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _UPRIGHT = 1
 _LYING = 5
@@ -38,13 +40,15 @@ def decode(data: bytes, min_size: int = 0, claimed: Size | None = None) -> Image
 
 def _decode(data: bytes, min_size: int, claimed: Size | None) -> Image:
     if data.startswith(_PNG):
-        size = int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
-        _check(size, claimed)
+        _check_pixels(int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
         _check_chunks(data)
-        return _by_opencv(data)
+        image = _by_opencv(data)
+        _check_claim((image.shape[0], image.shape[1]), claimed)  # a PNG may be turned by EXIF too
+        return image
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     turned = orientation(data)
-    _check((width, height) if turned >= _LYING else (height, width), claimed)
+    _check_pixels(height, width)
+    _check_claim((width, height) if turned >= _LYING else (height, width), claimed)
     if turned != _UPRIGHT or colours == "CMYK":
         return _by_opencv(data)
     factor = _reduction(min(height, width), min_size)
@@ -54,10 +58,20 @@ def _decode(data: bytes, min_size: int, claimed: Size | None) -> Image:
     return np.asarray(simplejpeg.decode_jpeg(data, colorspace="BGR", **small))
 
 
-def _check(size: Size, claimed: Size | None) -> None:
-    height, width = size
+def upright(data: bytes) -> bytes:
+    """A picture as a JPEG that no EXIF turns: itself where it is one. Raises Reject for what is none."""
+    if data.startswith(_JPEG) and orientation(data) == _UPRIGHT:
+        return data
+    return bytes(simplejpeg.encode_jpeg(decode(data), QUALITY, "BGR", "420"))
+
+
+def _check_pixels(height: int, width: int) -> None:
     if height * width > MAX_PIXELS:  # a few kilobytes can claim gigabytes
         raise Reject(f"the frame has {width}x{height} pixels; at most {MAX_PIXELS >> 20} million are decoded")
+
+
+def _check_claim(size: Size, claimed: Size | None) -> None:
+    height, width = size
     if claimed and claimed != size:
         raise Reject(f"the frame is {width}x{height} pixels upright, but its claim says {claimed[1]}x{claimed[0]}")
 
@@ -82,9 +96,9 @@ def _by_opencv(data: bytes) -> Image:
 def orientation(jpeg: bytes) -> int:
     """EXIF orientation of a JPEG, 1 (upright) to 8; 1 where nothing is said."""
     at = 2
-    while jpeg[at : at + 1] == b"\xff" and jpeg[at + 1] != 0xDA:  # noqa: PLR2004 - start of scan
+    while jpeg[at : at + 1] == b"\xff" and jpeg[at + 1 : at + 2] != b"\xda":  # start of scan
         length = int.from_bytes(jpeg[at + 2 : at + 4], "big")
-        if jpeg[at + 1] == 0xE1 and jpeg[at + 4 : at + 10] == b"Exif\0\0":  # noqa: PLR2004 - APP1
+        if jpeg[at + 1 : at + 2] == b"\xe1" and jpeg[at + 4 : at + 10] == b"Exif\0\0":  # APP1
             return _orientation(jpeg[at + 10 : at + 2 + length])
         at += 2 + max(length, 2)
     return _UPRIGHT
