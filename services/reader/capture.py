@@ -7,6 +7,7 @@ import math
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -105,6 +106,7 @@ class Capture:
         self._after = after
         self._live_clock = LiveClock(after)
         self._missed: set[int | None] = set()
+        self._numbers: Counter[int | None] = Counter()
         self._begun = time.monotonic()
 
     def stop(self) -> None:
@@ -230,9 +232,11 @@ class Capture:
             overlap=0 if missed else window.overlap,
             tail=window.tail,
             channel=window.channel,
+            number=self._numbers[window.channel],
         )
         if self._keep(claim, wav, self.windows):
             self.counts.windows += 1
+            self._numbers[window.channel] += 1
             self._missed.discard(window.channel)
         else:  # the next one shares nothing with what nobody has
             self._missed.add(window.channel)

@@ -29,7 +29,7 @@ KEPT_RUNS = 4
 
 @dataclass
 class _Lane(Generic[T]):
-    """Results of one model in one run."""
+    """Results of one model in one run; of sound, those of one channel."""
 
     first: int
     next: int
@@ -63,21 +63,22 @@ class _Lane(Generic[T]):
 
 
 class Order(Generic[T]):
-    """Hands items out by the ``seq`` of their results, each once, a lane for each run, model and stride.
+    """Hands items out by the number of their frames or windows, each once, a lane for each run, model and stride.
 
-    The stride is part of it because the router may be given other routes in the middle of a run.
+    The stride is part of it because the router may be given other routes in the middle of a run. So is the
+    channel, as each counts its own windows.
     """
 
     def __init__(self) -> None:
-        self._lanes: dict[tuple[str, str, int], _Lane[T]] = {}
+        self._lanes: dict[tuple[str, str, int, int | None], _Lane[T]] = {}
         self._count = itertools.count()
 
     def push(self, result: Result, item: T, now: float) -> list[T]:
         """Take an item; returns those that are next. One that came before is dropped."""
         lane = self._lane(result)
-        if result.seq < lane.next:
-            return [item] if lane.is_new(result.seq) else []
-        heapq.heappush(lane.heap, (result.seq, next(self._count), now, item))
+        if result.nth < lane.next:
+            return [item] if lane.is_new(result.nth) else []
+        heapq.heappush(lane.heap, (result.nth, next(self._count), now, item))
         return list(lane.drain())
 
     def due(self, now: float) -> list[T]:
@@ -93,9 +94,9 @@ class Order(Generic[T]):
         return (entry[3] for lane in self._lanes.values() for entry in lane.heap)
 
     def _lane(self, result: Result) -> _Lane[T]:
-        key = (result.run, result.model, result.stride)
+        key = (result.run, result.model, result.stride, None if result.number is None else result.channel)
         if key not in self._lanes:
-            first = 0 if result.seq < FIRST_FRAMES * result.stride else result.seq
+            first = 0 if result.nth < FIRST_FRAMES * result.stride else result.nth
             # A model that follows another gets no task where that one found nothing: its gaps mean nothing.
             gaps = result.delivery is Delivery.LIVE or result.regions is not None
             wait = LIVE_WAIT if gaps else LOSSLESS_WAIT
@@ -105,8 +106,9 @@ class Order(Generic[T]):
 
     def _forget_old_runs(self, model: str) -> None:
         lanes = [key for key in self._lanes if key[1] == model]
-        for key in lanes[:-KEPT_RUNS]:
-            if not self._lanes[key].heap:
+        old = list(dict.fromkeys(run for run, *_ in lanes))[:-KEPT_RUNS]
+        for key in lanes:
+            if key[0] in old and not self._lanes[key].heap:
                 del self._lanes[key]
 
     @staticmethod

@@ -81,7 +81,7 @@ def tasks(
         task(**dict(claim), model=route.model, stride=route.stride)
         for route in chosen
         if route.follows is None
-        and claim.seq % route.stride == 0
+        and claim.nth % route.stride == 0
         and takes(route.model, said) is medium
         and (route.model in live or claim.delivery is Delivery.LOSSLESS)
     ]
@@ -93,7 +93,7 @@ def follow_tasks(result: Result, routes: list[Route] | None) -> list[Task | Audi
         task
         for route in routes or []
         if route.follows == result.model
-        and result.seq % _stride(result, route) == 0
+        and result.nth % _stride(result, route) == 0
         and (task := _follow(result, route))
     ]
 

@@ -103,6 +103,26 @@ def test_a_stride_that_changes_in_the_middle_of_a_run_loses_nothing() -> None:
     assert order.due(2) == [250, 255]
 
 
+def test_each_channel_counts_its_own_windows() -> None:
+    order: Order[int] = Order()
+    row = [(0, 0), (1, 0), (0, 4), (1, 2), (0, 2), (1, 4), (1, 6), (0, 6)]  # channel and number, of every second
+    given = [
+        out
+        for seq, (channel, number) in enumerate(row)
+        for out in order.push(make(seq, stride=2, channel=channel, number=number), seq, 0.0)
+    ]
+    assert given == [0, 1, 3, 4, 2, 5, 6, 7]
+
+
+def test_many_channels_are_no_old_runs() -> None:
+    order: Order[int] = Order()
+    for number in (0, 0, 1, 1):  # each comes twice
+        for channel in range(16):
+            order.push(make(16 * number + channel, channel=channel, number=number), number, 0.0)
+    assert len(order._lanes) == 16
+    assert {lane.next for lane in order._lanes.values()} == {2}
+
+
 def test_the_last_results_of_a_run_hold_up_nothing_of_the_next() -> None:
     order: Order[int] = Order()
     assert push(order, *range(100, 103)) == [100, 101, 102]

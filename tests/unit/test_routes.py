@@ -206,7 +206,7 @@ def transcript(words: list[Word], **values: Any) -> Result:
     segment = Segment(confidence=0.9, text="ask", start=1, end=2, words=words)
     given = {"result": [segment] if words else [], "timing_ms": {}}
     heard = AudioTask(**dict(samples.window("door", 4)), model="TranscribeInference")
-    return Result.of(heard, **given | values)
+    return Result.of(heard, **given).model_copy(update=values)
 
 
 def test_windows_go_to_models_that_listen_and_frames_to_those_that_look() -> None:
@@ -240,3 +240,35 @@ def test_a_follower_of_a_transcript_gets_the_words_even_none(words: list[Word]) 
     window = samples.window("door", 4)
     assert (task.words, task.url, task.duration) == (words, window.url, window.duration)
     assert (task.overlap, task.tail, task.channel) == (window.overlap, window.tail, window.channel)
+
+
+ROW = [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (0, 3), (1, 2), (1, 3), (0, 4)]
+"""Channel and number of the windows of two channels, of which one makes more; their seq is their place here."""
+
+
+def test_a_stride_takes_every_nth_window_of_each_channel() -> None:
+    row = [samples.window("door", seq, channel=one, number=number) for seq, (one, number) in enumerate(ROW)]
+    chosen = [Route(model="VoiceInference", stride=2)]
+    made = [task for window in row for task in tasks(window, chosen, LISTENING, LISTENING)]
+    assert [(task.channel, task.number) for task in made if isinstance(task, AudioTask)] == [
+        (channel, number) for channel, number in ROW if number % 2 == 0
+    ]
+
+
+def test_a_window_without_a_number_counts_by_its_row() -> None:
+    chosen = [Route(model="VoiceInference", stride=2)]
+    row = [samples.window("door", seq) for seq in range(5)]
+    assert [w.seq for w in row if tasks(w, chosen, LISTENING, LISTENING)] == [0, 2, 4]
+
+
+def test_the_stride_of_a_follower_counts_the_results_of_each_channel() -> None:
+    chosen = [Route(model="VoiceInference", follows="TranscribeInference", stride=2)]
+    row = [
+        transcript(WORDS, seq=seq, channel=1, number=number) for seq, number in [(1, 0), (3, 1), (6, 2), (8, 4)]
+    ]
+    made = [task for result in row for task in follow_tasks(result, chosen)]
+    assert [(task.channel, task.number) for task in made if isinstance(task, AudioTask)] == [
+        (1, 0),
+        (1, 2),
+        (1, 4),
+    ]

@@ -401,6 +401,8 @@ def test_many_channels(tmp_path: Path, count: int) -> None:
     run = capture(path, audio_channels="each", audio_window=2)
     for number, tone in enumerate(tones):
         assert np.array_equal(joined(heard(run, number)), audio.decode(audio.wav(tone.astype(np.float32))))
+        numbers = [claim.number for claim in run.windows if claim.channel == number]
+        assert numbers == list(range(len(numbers)))
     times = [claim.timestamp for claim in run.windows]
     assert times == sorted(times)  # of all channels together
     mixed = joined(heard(Run(tmp_path / "mixed", video_source=str(path)).run()))
@@ -980,6 +982,7 @@ def test_a_window_after_a_dropped_one_shares_nothing(tmp_path: Path, monkeypatch
     run.capture.run()
     assert run.capture.counts.dropped == 1
     assert [claim.overlap for claim in run.windows] == [0, 0.5, 0, 0.5, 0.5, 0.5]
+    assert [claim.number for claim in run.windows] == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("delivery", list(Delivery))

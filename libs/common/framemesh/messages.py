@@ -77,6 +77,11 @@ class Claim(Message):
         """Identity among the frames, or among the audio windows, of the whole mesh."""
         return f"{self.source}/{self.run}/{self.seq}"
 
+    @property
+    def nth(self) -> int:
+        """What a route's stride counts: a run's frames, or the windows of one channel, from 0."""
+        return self.seq
+
 
 class Frame(Claim):
     """Claim check of one stored frame, a JPEG (``frames-stream.<source>``)."""
@@ -94,6 +99,14 @@ class AudioWindow(Claim):
     overlap: float = Field(0, ge=0, description="Seconds at the beginning that the window before has too")
     tail: float = Field(0, ge=0, description="Seconds at the end that the next window has again; 0 after silence")
     channel: int | None = Field(None, ge=0, description="Channel of the source; null where all are mixed")
+    number: int | None = Field(
+        None, ge=0, description="Counts the windows of one channel in a run from 0, without gaps"
+    )
+
+    @property
+    def nth(self) -> int:
+        """By ``number``; a sender from before there was one had a row for all channels."""
+        return self.seq if self.number is None else self.number
 
 
 class Captured(Message):
@@ -338,6 +351,7 @@ class Result(Message):
     overlap: float = Field(0, ge=0)
     tail: float = Field(0, ge=0)
     channel: int | None = Field(None, ge=0)
+    number: int | None = Field(None, ge=0)
 
     @classmethod
     def of(cls, task: Task | AudioTask, **found: Any) -> Self:
@@ -360,10 +374,15 @@ class Result(Message):
         """Identity of the task and of its result."""
         return f"{self.source}/{self.run}/{self.seq}/{self.model}"
 
+    @property
+    def nth(self) -> int:
+        """What a route's stride counts, as of the frame or the window."""
+        return self.seq if self.number is None else self.number
+
 
 _SHARED_FIELDS = ("model", "source", "run", "seq", "timestamp", "captured_at", "delivery", "stride")
 _FRAME_FIELDS = ("frame_id", "width", "height", "regions")
-_AUDIO_FIELDS = ("duration", "overlap", "tail", "channel")
+_AUDIO_FIELDS = ("duration", "overlap", "tail", "channel", "number")
 
 
 def _values(message: Message, names: tuple[str, ...]) -> dict[str, Any]:
