@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from pydantic import Field
 
 from framemesh import assets
 from framemesh.assets import ResolvedAsset
-from framemesh.faces import FaceBox, Prepared, YuNet
+from framemesh.boxes import nms
+from framemesh.faces import OVERLAP, FaceBox, Prepared, YuNet
 from framemesh.inference import ModelWorker, Skipped, WorkerSettings
 from framemesh.messages import Found, Task
 from framemesh.pictures import Image
@@ -109,7 +111,7 @@ class FaceInference(ModelWorker[FaceSettings]):
         """Follow the faces of the task's run."""
         faces = [item for item in found if isinstance(item, Sighting)]
         others = [item for item in found if not isinstance(item, Sighting)]
-        return [*self._tracks.follow(f"{task.source}/{task.run}", task.timestamp, faces), *others]
+        return [*self._tracks.follow(f"{task.source}/{task.run}", task.timestamp, distinct(faces)), *others]
 
 
 def chosen(found: Sequence[FaceBox], least: int, most: int) -> tuple[list[FaceBox], list[Skipped]]:
@@ -117,6 +119,15 @@ def chosen(found: Sequence[FaceBox], least: int, most: int) -> tuple[list[FaceBo
     large = sorted((face for face in found if shorter_side(face.box) >= least), key=_size, reverse=True)
     left = {SMALL: len(found) - len(large), MANY: max(0, len(large) - most)}
     return large[:most], [Skipped(reason, count) for reason, count in left.items() if count]
+
+
+def distinct(faces: Sequence[Sighting]) -> list[Sighting]:
+    """Each face once, the surest of those that overlap: regions that share a face show it in each of them."""
+    if len(faces) < 2:  # noqa: PLR2004 - one overlaps with none
+        return list(faces)
+    boxes = np.array([face.box for face in faces])
+    kept = nms(boxes, np.array([face.confidence for face in faces]), np.zeros(len(faces), dtype=np.intp), OVERLAP)
+    return [faces[index] for index in sorted(kept.tolist())]
 
 
 def combined(weights: Iterable[ResolvedAsset]) -> str:
