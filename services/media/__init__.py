@@ -1,0 +1,1 @@
+"""Fetches videos and takes the sound out of them."""
