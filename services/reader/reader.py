@@ -115,9 +115,7 @@ class Reader(Service[ReaderSettings]):
             for helper in helpers:
                 helper.cancel()
         counts = capture.counts
-        log.info(
-            "%s ended after %d frames, %d windows", self.settings.source_name, counts.captured, counts.windows
-        )
+        log.info("%s ended; frames: %d, windows: %d", self.settings.source_name, counts.captured, counts.windows)
 
     async def _last_time(self) -> float:
         """Time at which the source has ended so far: a file that is read again must not go back in time."""
@@ -184,7 +182,7 @@ class Reader(Service[ReaderSettings]):
             await asyncio.sleep(PROGRESS_SECONDS)
             counts = capture.counts
             log.info(
-                "%d frames and %d audio windows captured, %d dropped, %d corrupt",
+                "captured frames: %d, audio windows: %d; dropped: %d, corrupt: %d",
                 counts.captured, counts.windows, counts.dropped, counts.corrupt,
             )  # fmt: skip
 

@@ -383,7 +383,9 @@ def _refuse(error: Exception, address: str) -> NoReturn:
         if isinstance(error, kind):
             raise FramemeshError(f"{name}: {advice}") from None
     if local:
-        raise FramemeshError(f"{name}: not a video that can be read ({_reason(error)}): check the file") from None
+        raise FramemeshError(
+            f"{name}: not a video or a sound that can be read ({_reason(error)}): check the file"
+        ) from None
     if isinstance(error, av.error.HTTPNotFoundError):  # some servers say so until the camera publishes
         raise SourceUnavailable(f"{name}: the server has no such stream: check the path after the host") from None
     raise SourceUnavailable(

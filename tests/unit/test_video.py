@@ -425,7 +425,7 @@ def test_not_a_video(tmp_path: Path, kind: ReaderKind) -> None:
         tmp_path / "none.mp4": "no such file",
         tmp_path: "folder",
         note: "no video in it",
-        script: "not a video",
+        script: "not a video or a sound",
         sound: "no video in it",
     }
     for path, message in wrong.items():
