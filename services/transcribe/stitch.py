@@ -39,6 +39,11 @@ class Tail(BaseModel):
     end: float
     words: list[Word]
 
+    def moved(self, by: float) -> Tail:
+        """The same on a clock that is ``by`` seconds ahead."""
+        words = [word.model_copy(update={"start": word.start + by, "end": word.end + by}) for word in self.words]
+        return Tail(end=self.end + by, words=words)
+
 
 @dataclass(frozen=True)
 class Window:

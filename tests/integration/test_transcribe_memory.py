@@ -86,12 +86,41 @@ async def test_another_run_or_channel_is_another_sound(redis: Redis, source: str
     assert texts(await memory.stitched(heard(("fell", 4.6, 5.0)), task(source, 1, **other))) == ["fell"]
 
 
-async def test_channels_count_their_windows_in_one_row(redis: Redis, source: str) -> None:
+@pytest.mark.parametrize("channels", [2, 40])
+async def test_each_of_many_channels_finds_its_own_window_before(redis: Redis, source: str, channels: int) -> None:
+    """A run numbers the windows of all its channels in one row."""
     memory = Memory(redis, KIND)
-    await memory.stitched(ONE, task(source, 0, channel=0, timestamp=1000.0))
-    await memory.stitched([], task(source, 1, channel=1, timestamp=1000.0, overlap=0.0))
-    given = await memory.stitched(heard(("my", 4.5, 4.55)), task(source, 2, channel=0, timestamp=1004.5))
-    assert texts(given) == ["fell"]
+    for channel in range(channels):
+        first = task(source, channel, channel=channel, number=0, timestamp=1000.0, overlap=0.0)
+        await memory.stitched(ONE if channel == 1 else [], first)
+    second = task(source, channels + 1, channel=1, number=1, timestamp=1004.5, overlap=0.5)
+    assert texts(await memory.stitched(heard(("my", 4.5, 4.55)), second)) == ["fell"]
+
+
+@pytest.mark.parametrize("by", [-3.0, -0.9, -0.3, 0.0, 0.2])
+async def test_a_clock_that_was_set_between_two_windows_costs_no_word(
+    redis: Redis, source: str, by: float
+) -> None:
+    """A camera's sound moves when it arrives earlier than ever: what both heard is the same nevertheless."""
+    memory = Memory(redis, KIND)
+    await memory.stitched(heard(("my", 4.0, 4.4), ("fel", 4.6, 4.9)), task(source, 0))
+    later = heard(("fellow", 4.6 + by, 4.9 + by), ("Americans", 5.1 + by, 5.8 + by))
+    assert texts(await memory.stitched(later, task(source, 1, timestamp=1004.5 + by, tail=0.0))) == [
+        "fellow",
+        "Americans",
+    ]
+    again = heard(("fellow", 4.6 + by, 4.9 + by), ("Americans", 5.1 + by, 5.8 + by))
+    await memory.stitched(heard(("my", 4.0, 4.4), ("fellow", 4.4, 4.9)), task(source, 0))
+    assert texts(await memory.stitched(again, task(source, 1, timestamp=1004.5 + by, tail=0.0))) == ["Americans"]
+
+
+async def test_words_that_only_the_window_before_heard_have_the_times_of_the_later_one(
+    redis: Redis, source: str
+) -> None:
+    memory = Memory(redis, KIND)
+    await memory.stitched(heard(("my", 4.55, 4.7)), task(source, 0))
+    [found] = await memory.stitched([], task(source, 1, timestamp=1003.5, tail=0.0))
+    assert [found.start, found.end] == pytest.approx([1003.55, 1003.7])
 
 
 async def test_without_redis_every_window_speaks_for_itself(
