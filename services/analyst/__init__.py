@@ -1,0 +1,1 @@
+"""The analyst: what was said, by a language model; scores; the report."""
