@@ -259,7 +259,7 @@ async def test_what_fails_too_often_is_a_dead_letter_with_its_stack(bus: Bus, so
     async def handler(envelope: Envelope[Frame]) -> None:
         tried[envelope.message.seq] += 1
         if envelope.message.seq == 0:
-            raise ZeroDivisionError("the model is broken")
+            raise ZeroDivisionError("the model\n  is broken")
 
     async with consuming(bus, consumer, handler):
         await until(lambda: drained(bus, consumer))

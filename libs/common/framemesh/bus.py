@@ -24,6 +24,7 @@ from nats.js.errors import APIError, NotFoundError
 from pydantic import ValidationError
 
 from framemesh import subjects
+from framemesh.blame import said
 from framemesh.deadletters import letter
 from framemesh.errors import FramemeshError
 from framemesh.messages import DeadLetter, Message
@@ -354,7 +355,7 @@ class Bus:
             await envelope.ack()
 
     async def _failed(self, envelope: Envelope[M], error: Exception) -> None:
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {said(error)}"
         if envelope.deliveries >= envelope.consumer.max_deliveries:
             await self.bury(envelope, reason, error)
             return
