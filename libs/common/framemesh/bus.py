@@ -441,6 +441,11 @@ class Bus:
         with contextlib.suppress(NotFoundError):
             await self.jetstream.purge_stream(stream, subject=subject)
 
+    async def delete(self, stream: str, seq: int) -> None:
+        """Delete one message; one that is not there is no error."""
+        with contextlib.suppress(NotFoundError):
+            await self.jetstream.delete_msg(stream, seq)
+
     async def task_streams(self) -> list[StreamInfo]:
         """Every model's queues."""
         infos = await self.jetstream.streams_info()

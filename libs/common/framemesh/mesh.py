@@ -24,6 +24,7 @@ from framemesh.errors import FramemeshError
 from framemesh.locks import lock
 from framemesh.processes import OnLine, Process
 from framemesh.registry import Registry
+from framemesh.settings import given_names
 from framemesh.spool import default_folder
 from framemesh.supervise import Supervised
 
@@ -45,7 +46,7 @@ def command(name: str) -> list[str]:
     """How a service is started, or a model worker of anyone's. Raises FramemeshError for an unknown one."""
     if name in service_names():
         return [sys.executable, "-m", f"services.{name}"]
-    if workers.is_spec(name):
+    if workers.is_spec(name) or workers.is_module(name):
         return [sys.executable, "-m", "framemesh.workers", name]
     raise FramemeshError(
         f"there is no service {name!r}; there are: {', '.join(service_names())}; "
@@ -117,11 +118,14 @@ class Mesh:
 
     def environment(self) -> dict[str, str]:
         """The settings by which services of this mesh find everything."""
-        return self.servers.environment() | {
+        found = self.servers.environment() | {
             "spool_dir": str(spool_folder(self.data)),
             "tmp_path": str(self.data.resolve() / "evidence"),
             "node": "local",
         }
+        if not any(name.lower() == "jobs_database" for name, _ in given_names()):  # it may be on another host
+            found["jobs_database"] = f"sqlite:///{self.data.resolve() / 'jobs.db'}"
+        return found
 
     async def __aenter__(self) -> Self:
         return self

@@ -24,7 +24,8 @@ def worker(
     spec: Annotated[
         str,
         typer.Argument(
-            help="package.module:Class, a YAML file that describes an ONNX model, or the name of an installed one."
+            help="package.module:Class, a YAML file that describes an ONNX model, the name of an installed one, "
+            "or package.module of functions for jobs."
         ),
     ],
     replicas: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the model's tasks.")] = 1,
@@ -38,6 +39,8 @@ def worker(
     It joins a running mesh, of which nothing is started again: the router finds it by its heartbeat, and every
     source without routes of its own goes to it too. Should it die, hang or take too much memory, it is started
     again, the later the sooner it died. Settings come from the environment and from `.env`.
+
+    `framemesh worker examples.greeting` does the steps of jobs that the module registers with @step.
     """
     environment = dict(os.environ) | joined(data)
     if batch_size:

@@ -22,6 +22,7 @@ from framemesh.inference import Worker
 from framemesh.messages import SOURCE_PATTERN
 from framemesh.service import EXIT_CONFIG, main
 from framemesh.settings import Settings, load
+from framemesh.steps.serve import worker_of
 from framemesh.telemetry import configure_logging
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,11 @@ WorkerClass = type[Worker[Any, Any]]
 def is_spec(text: str) -> bool:
     """Whether a text can be a worker: ``package.module:Class``, a YAML file, or a known name."""
     return ":" in text or _is_yaml(text) or text in named()
+
+
+def is_module(text: str) -> bool:
+    """Whether a text can be a module of functions for jobs: ``package.module``."""
+    return "." in text and all(map(str.isidentifier, text.split("."))) and not is_spec(text)
 
 
 def named() -> dict[str, EntryPoint]:
@@ -114,7 +120,8 @@ if __name__ == "__main__":
     configure_logging("framemesh")
     try:
         configure_logging("framemesh", load(Settings).log_level)
-        worker = find(" ".join(sys.argv[1:]))
+        spec = " ".join(sys.argv[1:])
+        worker = worker_of(spec) if is_module(spec) else find(spec)
     except FramemeshError as error:
         log.error("%s", error)
         sys.exit(EXIT_CONFIG)

@@ -47,7 +47,7 @@ class Jobs:
 
         Raises PlanError when the plan cannot be worked off.
         """
-        await self._check(plan, given or {})
+        await self.check(plan, given or {})
         job = Job(
             id=new_id(owner, key),
             plan=plan,
@@ -60,7 +60,8 @@ class Jobs:
             return await self.store.get(job.id)
         return job
 
-    async def _check(self, plan: Plan, given: dict[str, Any]) -> None:
+    async def check(self, plan: Plan, given: dict[str, Any]) -> None:
+        """Raise PlanError, with the step and the fix, when the plan cannot be worked off with that input."""
         if not plan.functions() <= self._known:
             self._known = set(await self.functions.all())
         check(plan, given, self._known)

@@ -35,6 +35,13 @@ class FunctionState(Message):
     rate: float = Field(0, ge=0, description="Most begun a second in the whole mesh; 0: no bound")
     paused: bool = False
 
+    @property
+    def summary(self) -> str:
+        """In a few words what has been set."""
+        most = f"{self.concurrency} at a time" if self.concurrency else "any number at a time"
+        fast = f", {self.rate:g} a second" if self.rate else ""
+        return ("paused, " if self.paused else "") + most + fast
+
 
 class Switchboard:
     """The functions of the mesh, and the settings that take effect without a restart."""
@@ -46,6 +53,15 @@ class Switchboard:
         """Every function that a worker has ever had."""
         read = self._bus.read(subjects.JOBS.name, subjects.job_function("*"), 1, FunctionState)
         return {stored.message.name: stored.message async for stored in read}
+
+    async def waiting(self) -> dict[str, int]:
+        """How many steps of each function are to be done or being done."""
+        info = await self._bus.stream_info(subjects.JOBS.name, subjects.job_step("*", "*", "*", "*"))
+        counts: dict[str, int] = {}
+        for subject in (info.state.subjects or {}) if info else ():
+            function = subject.split(".")[2]
+            counts[function] = counts.get(function, 0) + 1
+        return counts
 
     async def announce(self, function: Function) -> FunctionState:
         """Say that a worker has a function; what its users have set stays."""
@@ -115,15 +131,8 @@ class Switch:
             if state is None:  # somebody has deleted the stream
                 await self.begin()
             elif state != self.state:
-                log.info("%s: %s", state.name, described(state))
+                log.info("%s: %s", state.name, state.summary)
                 self.state = state
-
-
-def described(state: FunctionState) -> str:
-    """In a few words what has been set."""
-    most = f"{state.concurrency} at a time" if state.concurrency else "any number at a time"
-    fast = f", {state.rate:g} a second" if state.rate else ""
-    return ("paused, " if state.paused else "") + most + fast
 
 
 # The generic cell rate algorithm (ITU-T I.371): one time a function, the earliest at which the next may begin.
