@@ -15,6 +15,7 @@ from framemesh.cli import app
 from framemesh.inference import WorkerSettings
 from framemesh.mesh import service_names
 from framemesh.settings import Settings
+from framemesh.steps.worker import StepSettings
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -59,9 +60,10 @@ def check_settings(text: str, fields: dict[str, FieldInfo]) -> None:
 def test_settings_of_every_service(every_settings: dict[str, type[Settings]]) -> None:
     check_settings(section("services.md", "Every service"), dict(Settings.model_fields))
     check_settings(section("services.md", "Model workers"), own_fields(WorkerSettings, Settings))
+    check_settings(section("services.md", "Step workers"), own_fields(StepSettings, Settings))
     assert len(every_settings) == len(service_names())
     for name, settings in every_settings.items():
-        base = WorkerSettings if issubclass(settings, WorkerSettings) else Settings
+        base = next((each for each in (WorkerSettings, StepSettings) if issubclass(settings, each)), Settings)
         title = name.removesuffix("Settings").lower()
         check_settings(section("services.md", title), own_fields(settings, base))
 
