@@ -49,3 +49,15 @@ class Checkpoint(Base):
 
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     seq: Mapped[int] = mapped_column(BigInteger)
+
+
+class TokenRow(Base):
+    """One bearer token of the API; of the token itself only its hash."""
+
+    __tablename__ = "tokens"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    scope: Mapped[str] = mapped_column(String(16))
+    created: Mapped[float] = mapped_column(Float(53))
+    expires: Mapped[float | None] = mapped_column(Float(53))
