@@ -70,11 +70,11 @@ class Context:
 
     async def put(self, data: bytes) -> str:
         """Store bytes; their address, for an output."""
-        return await self.blobs.put(data)
+        return await files.put(self.blobs, data)
 
     async def get(self, url: str) -> bytes:
-        """Bytes by their address."""
-        return await self.blobs.get(url)
+        """Bytes by their address; a file's too, all of it in memory."""
+        return await files.get(self.blobs, url)
 
     async def put_file(self, path: Path, say: Say | None = None) -> str:
         """Store a file of any size, which ``get_file`` gives back; its address, for an output."""

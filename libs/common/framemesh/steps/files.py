@@ -7,9 +7,10 @@ taken for a list of addresses.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -41,20 +42,24 @@ class _Parts(BaseModel):
     parts: list[_Part] = Field(max_length=MOST_PARTS)
 
 
+async def put(blobs: Blobs, data: bytes) -> str:
+    """Store bytes, in parts where they are many; their address. Raises BlobError."""
+    if len(data) <= PART_BYTES:
+        return await blobs.put(data)
+    return await _put_parts(blobs, io.BytesIO(data), len(data), None)
+
+
+async def get(blobs: Blobs, url: str) -> bytes:
+    """Bytes by the address that ``put`` or ``put_file`` gave. Raises BlobMissing or BlobError."""
+    if not url.endswith(MARK):
+        return await blobs.get(url)
+    return b"".join([data async for data, _ in _parts_of(blobs, url)])
+
+
 async def put_file(blobs: Blobs, path: Path, say: Say | None = None) -> str:
     """Store a file part by part, so that no more than one is in memory; its address. Raises BlobError."""
-    size = path.stat().st_size
-    parts: list[_Part] = []
-    done = 0
     with path.open("rb") as file:
-        while data := await asyncio.to_thread(file.read, PART_BYTES):
-            url = await _patiently(blobs.put, data)
-            parts.append(_Part(url=url, bytes=len(data)))
-            done += len(data)
-            if say:
-                await say(min(1.0, done / max(1, size)))
-    listed = _Parts(bytes=done, parts=parts)
-    return await _patiently(blobs.put, listed.model_dump_json().encode()) + MARK
+        return await _put_parts(blobs, file, path.stat().st_size, say)
 
 
 async def get_file(blobs: Blobs, url: str, path: Path, say: Say | None = None) -> Path:
@@ -62,18 +67,37 @@ async def get_file(blobs: Blobs, url: str, path: Path, say: Say | None = None) -
     if not url.endswith(MARK):
         path.write_bytes(await _patiently(blobs.get, url))
         return path
+    with path.open("wb") as file:
+        async for data, share in _parts_of(blobs, url):
+            await asyncio.to_thread(file.write, data)
+            if say:
+                await say(share)
+    return path
+
+
+async def _put_parts(blobs: Blobs, file: BinaryIO, size: int, say: Say | None) -> str:
+    parts: list[_Part] = []
+    done = 0
+    while data := await asyncio.to_thread(file.read, PART_BYTES):
+        url = await _patiently(blobs.put, data)
+        parts.append(_Part(url=url, bytes=len(data)))
+        done += len(data)
+        if say:
+            await say(min(1.0, done / max(1, size)))
+    listed = _Parts(bytes=done, parts=parts)
+    return await _patiently(blobs.put, listed.model_dump_json().encode()) + MARK
+
+
+async def _parts_of(blobs: Blobs, url: str) -> AsyncIterator[tuple[bytes, float]]:
+    """Part after part, with the share that is through then."""
     listed = _parsed(url, await _patiently(blobs.get, url.removesuffix(MARK)))
     done = 0
-    with path.open("wb") as file:
-        for part in listed.parts:
-            data = await _patiently(blobs.get, part.url)
-            if len(data) != part.bytes:
-                raise BlobMissing(f"{redact(part.url)}: {len(data)} bytes are there, {part.bytes} were stored")
-            await asyncio.to_thread(file.write, data)
-            done += len(data)
-            if say:
-                await say(min(1.0, done / max(1, listed.bytes)))
-    return path
+    for part in listed.parts:
+        data = await _patiently(blobs.get, part.url)
+        if len(data) != part.bytes:
+            raise BlobMissing(f"{redact(part.url)}: {len(data)} bytes are there, {part.bytes} were stored")
+        done += len(data)
+        yield data, min(1.0, done / max(1, listed.bytes))
 
 
 async def named_file(ctx: Context, given: Any, field: str, say: Say | None = None) -> Path:
