@@ -58,19 +58,7 @@ class TranscribeInference(AudioWorker[TranscribeSettings]):
 
     def load(self) -> None:
         """Find the model and load it."""
-        settings = self.settings
-        self._engine = Engine(
-            settings.transcribe_model,
-            Listening(
-                language=settings.transcribe_language,
-                vad=settings.transcribe_vad,
-                hot_words=settings.transcribe_hot_words,
-                beam=settings.transcribe_beam,
-            ),
-            device=settings.transcribe_device,
-            compute=settings.transcribe_compute,
-            threads=settings.inference_threads,
-        )
+        self._engine = engine_of(self.settings)
         self.model_name, self.model_sha256 = self._engine.name, self._engine.sha256
         self.provider = self._engine.device
 
@@ -90,3 +78,19 @@ class TranscribeInference(AudioWorker[TranscribeSettings]):
         """Without the words that the windows before or after have given."""
         segments = [item for item in found if isinstance(item, Segment)]
         return [*await self._memory.stitched(segments, task)]
+
+
+def engine_of(settings: TranscribeSettings) -> Engine:
+    """The model that the settings ask for. Raises FramemeshError."""
+    return Engine(
+        settings.transcribe_model,
+        Listening(
+            language=settings.transcribe_language,
+            vad=settings.transcribe_vad,
+            hot_words=settings.transcribe_hot_words,
+            beam=settings.transcribe_beam,
+        ),
+        device=settings.transcribe_device,
+        compute=settings.transcribe_compute,
+        threads=settings.inference_threads,
+    )

@@ -75,6 +75,12 @@ def duration(container: InputContainer) -> float | None:
     return None if container.duration is None else max(0.0, container.duration / av.time_base)
 
 
+def seconds(path: Path) -> float | None:
+    """How long a file is, where it says so. Raises FramemeshError."""
+    with opened(path) as container:
+        return duration(container)
+
+
 def begin(container: InputContainer) -> float:
     """Seconds at which the times of a file begin; its sound and pictures share that line."""
     starts = [
