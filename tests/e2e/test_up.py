@@ -185,7 +185,7 @@ def test_services_run_from_dotenv_alone(mesh: Path, tmp_path: Path) -> None:
     finally:
         service.send_signal(signal.SIGTERM)
         log = service.communicate(timeout=10)[1]
-    assert service.returncode == 0, log
+    assert service.returncode == -signal.SIGTERM, log
     assert "stopped" in log
 
 

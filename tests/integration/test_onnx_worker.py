@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -95,7 +96,7 @@ def worker(
     process = subprocess.Popen([sys.executable, "-m", "framemesh.onnx_worker"], env=environment)
     yield process
     process.terminate()
-    assert process.wait(10) == 0
+    assert process.wait(10) == -signal.SIGTERM
 
 
 @pytest.mark.usefixtures("worker")

@@ -128,7 +128,7 @@ async def test_a_service_is_alive_healthy_and_ends_in_order(registry: Registry, 
     begun = time.monotonic()
     tiny.process.send_signal(signal.SIGTERM)
     status, output = await asyncio.to_thread(tiny.end)
-    assert status == 0
+    assert status == -signal.SIGTERM
     assert time.monotonic() - begun < 5
     assert "put away" in output
     assert "stopped" in output

@@ -36,6 +36,7 @@ from framemesh.messages import Event, EventState
 from framemesh.registry import Registry
 from framemesh.registry import connect as connect_redis
 from framemesh.settings import Settings
+from framemesh.supervise import refuse_shared_port
 from framemesh.telemetry import configure_logging, redact
 from framemesh.terminal import (
     DataOption,
@@ -281,6 +282,7 @@ def up(
         return
     names = [] if services == "none" else _list(services)
     _refuse_unknown(names)
+    refuse_shared_port(len(names) + names.count("detection") * (detection_workers - 1) + len(source or []))
     try:
         meshes: list[Mesh] = []
         work = _up(folder, {k: v for k, v in ports.items() if v}, names, detection_workers, source or [], meshes)

@@ -26,11 +26,13 @@ from framemesh.processes import OnLine, Process
 from framemesh.registry import Registry
 from framemesh.settings import given_names
 from framemesh.spool import default_folder
-from framemesh.supervise import Supervised
+from framemesh.supervise import Supervised, how, insist
 
 log = logging.getLogger(__name__)
 
 STATE_FILE = "mesh.json"
+ENDS = frozenset({"reader"})
+"""Services that end by themselves, when they have nothing left to do."""
 SERVICE_STOP_SECONDS = 2.0
 START_SECONDS = 90.0
 
@@ -142,7 +144,7 @@ class Mesh:
     async def start_service(
         self, name: str, env: Mapping[str, str] | None = None, *, label: str = ""
     ) -> Supervised:
-        """Start a service as a process of its own and keep it running until it ends by itself or cannot work."""
+        """Start a service as a process of its own and keep it running, unless it has read all or cannot work."""
         label = label or name
         process = Process(
             label,
@@ -151,7 +153,7 @@ class Mesh:
             on_line=self._on_line,
             death_signal=signal.SIGTERM,
         )
-        supervised = Supervised(process, self._write_state)
+        supervised = Supervised(process, self._write_state, ends=name in ENDS)
         await supervised.start()
         self.services[label] = supervised
         self._write_state()
@@ -209,10 +211,10 @@ class Mesh:
         """Start a server again that died; its data is on disk, and services wait for it."""
         while server.process:
             status = await server.process.wait()
-            log.warning("%s ended with status %d; starting it again", server.name, status)
+            log.warning("%s ended %s; starting it again", server.name, how(status))
             await server.process.close()
+            await insist(server.name, server.start)
             try:
-                await server.start()
                 await server.ready()
             except FramemeshError as error:
                 log.error("%s", error)
@@ -226,7 +228,10 @@ class Mesh:
         pids = self.pids()
         self._state.servers = {name: pid for name, pid in pids.items() if name in names}
         self._state.services = {name: pid for name, pid in pids.items() if name not in names}
-        self._state.write(self.data)
+        try:
+            self._state.write(self.data)
+        except OSError as error:  # a full disk ends nobody's watch
+            log.error("%s cannot be written, so other commands do not see what runs: %s", STATE_FILE, error)
 
 
 class LogFiles:

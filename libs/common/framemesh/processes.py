@@ -114,7 +114,8 @@ class Process:
             text = line.decode(errors="replace").rstrip()
             self.last_lines.append(text)
             if self._on_line:
-                self._on_line(self.name, text)
+                with contextlib.suppress(OSError):  # a full disk: who is not read from stands still
+                    self._on_line(self.name, text)
 
 
 async def _read_line(stream: asyncio.StreamReader) -> bytes:

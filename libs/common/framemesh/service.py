@@ -92,7 +92,18 @@ def main(service: type[Service[Any]]) -> NoReturn:
         status = runner.run(_serve(service, settings))
     logging.shutdown()
     sys.stdout.flush()
-    # Threads that wait for a dead camera or a model in full work must not hold the process up.
+    _end(status)
+
+
+def _end(status: int) -> NoReturn:
+    """End at once: threads that wait for a dead camera or a model in full work must not hold the process up.
+
+    What a signal has stopped ends by it, so that whoever watches can tell it from what has nothing left to do.
+    """
+    if status < 0:
+        signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+        status = 128 - status  # of the first process in a container, which no signal ends
     os._exit(status)
 
 
@@ -105,15 +116,15 @@ def _runner() -> asyncio.Runner:
 
 
 async def _serve(service: type[Service[Any]], settings: Settings) -> int:
+    """Run a service; returns its exit status, that of a signal below 0."""
     loop = asyncio.get_running_loop()
     work = asyncio.ensure_future(_live(service, settings))
+    asked: list[signal.Signals] = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, _stop, work, loop)
+        loop.add_signal_handler(number, _stop, work, loop, asked, number)
     try:
-        await work
-    except asyncio.CancelledError:
-        log.info("stopped")
-        return 0
+        with contextlib.suppress(asyncio.CancelledError):
+            await work
     except Exception as error:
         if found := mendable(error):
             log.error("%s", found)
@@ -123,14 +134,22 @@ async def _serve(service: type[Service[Any]], settings: Settings) -> int:
             return EXIT_FAILED
         log.exception("%s failed", service.kind)
         return EXIT_FAILED
-    return 0
+    if not asked:
+        return 0
+    log.info("stopped")
+    return -asked[0]
 
 
-def _stop(work: asyncio.Future[None], loop: asyncio.AbstractEventLoop) -> None:
+def _stop(
+    work: asyncio.Future[None],
+    loop: asyncio.AbstractEventLoop,
+    asked: list[signal.Signals],
+    number: signal.Signals,
+) -> None:
     """First signal: end in order. However stuck it is, it ends after STOP_SECONDS. Second signal: at once."""
-    if work.cancelled() or getattr(work, "framemesh_stopping", False):
+    if asked:
         os._exit(EXIT_FAILED)
-    work.framemesh_stopping = True  # type: ignore[attr-defined]
+    asked.append(number)
     loop.call_later(STOP_SECONDS, os._exit, EXIT_FAILED)
     work.cancel()
 

@@ -100,15 +100,15 @@ def load(settings: type[S], **values: Any) -> S:
         found = re.search(r'field "([^"]+)"', str(error))
         name = found[1] if found else "?"
         described = settings.model_fields[name].description if name in settings.model_fields else ""
-        raise FramemeshError(f"setting {name}: not valid JSON (it is {_given(name)!r}). {described}") from None
+        raise FramemeshError(f"setting {name}: not valid JSON (it is {given(name)!r}). {described}") from None
     except ValidationError as error:
         raise FramemeshError(
             "; ".join(_explain(settings, item) for item in error.errors(include_url=False))
         ) from None
 
 
-def _given(name: str) -> str:
-    """What ``.env`` or the environment says of a setting."""
+def given(name: str) -> str:
+    """What ``.env`` or the environment says of a setting, without passwords; empty where neither does."""
     in_file = dotenv_values(".env", interpolate=False) if Path(".env").is_file() else {}
     said = {key.lower(): value for key, value in in_file.items()} | {k.lower(): v for k, v in os.environ.items()}
     return redact(said.get(name) or "")

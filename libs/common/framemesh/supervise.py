@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
+from framemesh.errors import FramemeshError
 from framemesh.processes import Process
 from framemesh.service import EXIT_CONFIG
+from framemesh.settings import given
 
 log = logging.getLogger(__name__)
 
@@ -17,11 +20,17 @@ MAX_BACKOFF = 10.0
 
 
 class Supervised:
-    """A process that is kept running until it ends by itself, or says that it cannot work as it is set up."""
+    """A process that is kept running, unless it says that it cannot work as it is set up.
 
-    def __init__(self, process: Process, changed: Callable[[], None] = lambda: None) -> None:
+    One that ``ends`` may also have nothing left to do, which it says by status 0.
+    """
+
+    def __init__(
+        self, process: Process, changed: Callable[[], None] = lambda: None, *, ends: bool = False
+    ) -> None:
         """``changed`` is called whenever another process runs."""
         self.process = process
+        self._ends = ends
         self.restarts = 0
         self.failed = ""
         """Why it is not started again."""
@@ -59,8 +68,9 @@ class Supervised:
         while True:
             begun = time.monotonic()
             status = await self.process.wait()
-            if status == 0:
+            if status == 0 and self._ends:
                 self.ended = True
+                log.info("%s has ended", self.name)
                 return
             lived = time.monotonic() - begun
             worked |= lived > MAX_BACKOFF
@@ -69,11 +79,38 @@ class Supervised:
                 return
             delay = FIRST_BACKOFF if lived > MAX_BACKOFF else min(MAX_BACKOFF, delay * 2)
             self.restarts += 1
-            log.warning("%s ended with status %d; starting it again in %.1f s", self.name, status, delay)
+            log.warning("%s ended %s; starting it again in %.1f s", self.name, how(status), delay)
             await self.process.close()
             await asyncio.sleep(delay)
-            await self.process.start()
+            await insist(self.name, self.process.start)
             self._changed()
+
+
+async def insist(name: str, start: Callable[[], Awaitable[None]]) -> None:
+    """Start a process, and try again when that fails: for a while there may be no memory, or no process id."""
+    delay = FIRST_BACKOFF
+    while True:
+        try:
+            return await start()
+        except (OSError, RuntimeError) as error:  # RuntimeError: there is no thread to be had that waits for it
+            delay = min(MAX_BACKOFF, delay * 2)
+            log.error("%s cannot be started (%s); trying again in %.1f s", name, error, delay)
+        await asyncio.sleep(delay)
+
+
+def how(status: int) -> str:
+    """How a process ended, in words."""
+    return f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+
+
+def refuse_shared_port(processes: int) -> None:
+    """Raise FramemeshError where the setting ``health_port`` would be that of more than one process."""
+    port = given("health_port")
+    if processes > 1 and port not in {"", "0"}:
+        raise FramemeshError(
+            f"setting health_port: {processes} processes cannot share port {port}; leave it out, "
+            "or start them one by one, each with a port of its own"
+        )
 
 
 def last_error(process: Process) -> str:

@@ -13,7 +13,7 @@ import typer
 
 from framemesh.processes import Process
 from framemesh.service import EXIT_CONFIG
-from framemesh.supervise import Supervised
+from framemesh.supervise import Supervised, refuse_shared_port
 from framemesh.telemetry import configure_logging
 from framemesh.terminal import DataOption, err, joined, run_until
 
@@ -42,6 +42,7 @@ def worker(
 
     `framemesh worker examples.greeting` does the steps of jobs that the module registers with @step.
     """
+    refuse_shared_port(replicas)
     environment = dict(os.environ) | joined(data)
     if batch_size:
         environment["batch_size"] = str(batch_size)
