@@ -46,7 +46,7 @@ def probe(path: Path) -> Probe:
         heard = sound is not None and mediafile.first_sound(container, sound) is not None
         if not width and not heard:
             raise FramemeshError("nothing in it can be decoded: it is damaged, cut short or encrypted")
-        seconds = mediafile.duration(container) or mediafile.last_moment(container)
+        seconds = mediafile.last_moment(container) or mediafile.duration(container)
         rate = pictures.average_rate if pictures and width else None
         return Probe(
             duration_s=None if seconds is None else round(seconds, 3),

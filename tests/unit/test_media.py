@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -161,9 +162,9 @@ def test_the_sound_comes_out_as_it_is(assets: Need, tmp_path: Path) -> None:
         list(extract(assets("jfk"), wav, 0.05))
 
 
-def late_sound(path: Path, late: float, gap: float) -> None:
+def late_sound(path: Any, late: float, gap: float) -> None:
     """A video whose tone begins late, and stops in the middle."""
-    with av.open(str(path), "w", format="matroska") as out:
+    with av.open(path, "w", format="matroska") as out:
         video = out.add_stream("mpeg4", 10)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
         audio = out.add_stream("pcm_s16le", RATE, layout="mono")
@@ -182,13 +183,32 @@ def late_sound(path: Path, late: float, gap: float) -> None:
 
 
 def test_the_sound_keeps_its_place_beside_the_pictures(tmp_path: Path) -> None:
-    late_sound(tmp_path / "late.mkv", 1.5, 0.8)
+    late_sound(str(tmp_path / "late.mkv"), 1.5, 0.8)
     samples = np.concatenate(list(mediafile.sound(tmp_path / "late.mkv")))
     loud = np.flatnonzero(np.abs(samples) > 0.05) / RATE
     assert loud[0] == pytest.approx(1.5, abs=0.02)
     assert loud[-1] == pytest.approx(1.5 + 2 + 0.8, abs=0.02)
     middle = loud[(loud > 2.4) & (loud < 3.4)]
     assert np.diff(middle).max() == pytest.approx(0.8, abs=0.02)
+
+
+class Pipe:
+    """A file that only goes forward, as what a browser records does."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("wb")
+        self.write = self.file.write
+
+
+def test_a_recording_that_does_not_say_how_long_it_is(tmp_path: Path) -> None:
+    recorded = Pipe(tmp_path / "recorded.webm")
+    late_sound(recorded, 0.0, 0.8)
+    recorded.file.close()
+    assert probe(tmp_path / "recorded.webm").duration_s == pytest.approx(5, abs=0.1)
+    samples = np.concatenate(list(mediafile.sound(tmp_path / "recorded.webm")))
+    loud = np.flatnonzero(np.abs(samples) > 0.05) / RATE
+    assert np.diff(loud).max() == pytest.approx(0.8, abs=0.02)
+    assert loud[-1] == pytest.approx(2.8, abs=0.02)
 
 
 def test_pictures_come_at_the_rate_that_is_asked_for(assets: Need) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 GAP_S = 0.25
 """Sound that is missing for longer is made up for with silence, so that times stay true."""
 BLOCK = RATE
+USUAL_RATE = 25
+"""Frames a second of a file whose pictures have no times."""
+MOST_PIXELS = 64 << 20
 # FFmpeg's own lines may carry what a file says of itself; what matters comes as an error as well.
 av.logging.set_level(av.logging.PANIC)
 
@@ -57,7 +60,11 @@ def pictures_of(container: InputContainer) -> VideoStream | None:
 
 
 def _moves(stream: VideoStream) -> bool:
-    return not stream.disposition & Disposition.attached_pic and _known(stream)
+    if stream.disposition & Disposition.attached_pic or not _known(stream):
+        return False
+    if stream.width * stream.height > MOST_PIXELS:  # a few kilobytes can claim gigabytes
+        raise FramemeshError(f"its pictures are {stream.width}x{stream.height}: too large to be decoded")
+    return True
 
 
 def sound_of(container: InputContainer) -> AudioStream | None:
@@ -71,12 +78,12 @@ def _known(stream: VideoStream | AudioStream) -> bool:
 
 
 def duration(container: InputContainer) -> float | None:
-    """Seconds, where the file says so."""
+    """Seconds, as the file says or FFmpeg guesses by its bytes: enough to say how far one is."""
     return None if container.duration is None else max(0.0, container.duration / av.time_base)
 
 
 def seconds(path: Path) -> float | None:
-    """How long a file is, where it says so. Raises FramemeshError."""
+    """How long a file is, roughly, where that is known. Raises FramemeshError."""
     with opened(path) as container:
         return duration(container)
 
@@ -110,14 +117,13 @@ def frames(container: InputContainer, stream: VideoStream | AudioStream) -> Iter
 def pictures(container: InputContainer, stream: VideoStream, rate: float) -> Iterator[tuple[float, VideoFrame]]:
     """Frames with their times in seconds, at most ``rate`` a second, evenly spread."""
     first, due = begin(container), 0.0
+    usual = float(stream.average_rate or USUAL_RATE)
     stream.codec_context.thread_count = 1
-    for frame in frames(container, stream):
-        if frame.time is None:
-            continue
-        at = max(0.0, frame.time - first)
+    for number, frame in enumerate(frames(container, stream)):
+        at = number / usual if frame.time is None else max(0.0, frame.time - first)
         if at < due - 1e-3:
             continue
-        due = max(due + 1 / rate, at)
+        due = max(due + 1 / rate, at - 1 / rate)
         yield at, frame
 
 
@@ -135,7 +141,9 @@ def sound(path: Path) -> Iterator[Samples]:
 
 def _in_time(container: InputContainer, stream: AudioStream) -> Iterator[Samples]:
     """Samples, with silence for what is missing before and between them."""
-    first, end = begin(container), (duration(container) or 0.0) + 1
+    first = begin(container)
+    end = (last_moment(container) or duration(container) or 0.0) + 1
+    rewind(container)
     channels, done, apart = Channels(), 0, 0.0
     for frame in frames(container, stream):
         if frame.sample_rate < LEAST_RATE:
@@ -176,25 +184,29 @@ def _blocks(parts: Iterator[Samples]) -> Iterator[Samples]:
 
 def first_picture(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
     """The first one that can be decoded, from the beginning of the file."""
-    container.seek(0)
+    rewind(container)
     return next(frames(container, stream), None)
 
 
 def first_sound(container: InputContainer, stream: AudioStream) -> AudioFrame | None:
     """The first one that can be decoded, from the beginning of the file."""
-    container.seek(0)
+    rewind(container)
     return next(frames(container, stream), None)
 
 
 def last_moment(container: InputContainer) -> float | None:
-    """Seconds by its packets, for a file that does not say how long it is, as recorders in browsers make."""
-    first, last = begin(container), None
-    container.seek(0)
-    try:
+    """Seconds by its packets: what a browser records does not say how long it is, and FFmpeg guesses wrongly."""
+    first, last = begin(container), 0.0
+    rewind(container)
+    with suppress(av.FFmpegError):
         for packet in container.demux():
             if packet.pts is not None and packet.time_base is not None:
                 end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - first
-                last = max(last or 0.0, end)
-    except av.FFmpegError:
-        pass
-    return last
+                last = max(last, end)
+    return last or None
+
+
+def rewind(container: InputContainer) -> None:
+    """Back to the beginning, in formats that know the way."""
+    with suppress(av.FFmpegError):
+        container.seek(0)
