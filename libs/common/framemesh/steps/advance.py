@@ -85,7 +85,7 @@ def done(
 ) -> list[Order]:
     """A try gave its output. Without effect when the step has an end already, or the job."""
     if (work := _work(job, step, item, attempt)) is None or job.status.over or work.status.over:
-        return again(job, step)
+        return again(job)
     _run(job, step, began)
     work.status, work.output, work.ended, work.progress = StepStatus.DONE, output, now, 100
     work.started, work.error, work.due = work.started or began, "", None
@@ -98,7 +98,7 @@ def failed(
     """A try failed: another one later, or the end of the step."""
     work = _work(job, step, item, attempt)
     if work is None or job.status.over or work.status.over:
-        return again(job, step)
+        return again(job)
     _run(job, step, now)
     work.error, work.started = failure.reason[:LONGEST_ERROR], work.started or now
     retry = job.step_of(step).retry
@@ -115,7 +115,7 @@ def skipped(job: Job, step: str, item: int | None, attempt: int, reason: str, no
     """A step says that there is nothing for it to do here, and why: it has no output, and the job goes on."""
     work = _work(job, step, item, attempt)
     if work is None or job.status.over or work.status.over:
-        return again(job, step)
+        return again(job)
     _run(job, step, now)
     work.status, work.error, work.ended, work.due = StepStatus.SKIPPED, reason[:LONGEST_ERROR], now, None
     return _went_on(job, step, item, now)
@@ -149,21 +149,15 @@ def retry(job: Job, now: float) -> list[Order]:
 
 def orders(job: Job) -> list[Order]:
     """All that is to be done of a job now, for who suspects that some of it was never sent."""
-    found = [
-        _order(job, name, number)
-        for name, state in job.steps.items()
-        for number, work in _works(state)
-        if work.status in {StepStatus.READY, StepStatus.RETRYING}
-    ]
-    return [] if job.status.over else found
+    return _orders(job, {StepStatus.READY, StepStatus.RETRYING})
 
 
-def again(job: Job, step: str) -> list[Order]:
-    """What a step that has ended may have set free, for who does not know whether it was sent."""
-    if job.status.over:
-        return []
-    followers = {name for name, plan in job.plan.steps.items() if step in plan.after} | {step, ON_FAILURE}
-    return [order for order in orders(job) if order.step in followers]
+def again(job: Job) -> list[Order]:
+    """All that somebody may be at, for who does not know what became of what it set free.
+
+    Also what is said to run: its worker may have been going on with it under the message that came again.
+    """
+    return _orders(job, {StepStatus.READY, StepStatus.RETRYING, StepStatus.RUNNING})
 
 
 def sub_jobs(job: Job) -> list[str]:
@@ -261,6 +255,16 @@ def _ready(job: Job, name: str, step: Step, now: float) -> list[Order]:
             return _fail(job, name, state.error, now)
         return []
     return _fill(job, name)
+
+
+def _orders(job: Job, wanted: set[StepStatus]) -> list[Order]:
+    found = [
+        _order(job, name, number)
+        for name, state in job.steps.items()
+        for number, work in _works(state)
+        if work.status in wanted and not (job.step_of(name).plan and work.status is StepStatus.RUNNING)
+    ]
+    return [] if job.status.over else found
 
 
 def _make_ready(job: Job, name: str, item: int | None) -> Order:

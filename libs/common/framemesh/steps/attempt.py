@@ -1,4 +1,8 @@
-"""One try of a step, from the message that asks for it to its ack."""
+"""One try of a step, from the message that asks for it to its ack; and what follows, where this worker may go on.
+
+A worker that could begin the next step at once does so under the same message: one delivery, one read and one ack
+less. Should it die, the message comes again, and what it was at is sent as if it never had been.
+"""
 
 from __future__ import annotations
 
@@ -45,14 +49,24 @@ class Means:
     blobs: Blobs
     where: Where
     worker: str
+    may_go_on: Callable[[Order], Doing | None]
+    """What does a step here, if it may begin here at once."""
+
+
+@dataclass(frozen=True)
+class Doing:
+    """What does a step, and how many seconds it has where the plan says nothing."""
+
+    function: Function
+    seconds: float
 
 
 class Attempt:
-    """One try of one step."""
+    """One try of one step, and of those after it that this worker goes on with."""
 
-    def __init__(self, means: Means, function: Function, envelope: Envelope[StepTask]) -> None:
+    def __init__(self, means: Means, doing: Doing, envelope: Envelope[StepTask]) -> None:
         self._means = means
-        self._function = function
+        self._doing = doing
         self._envelope = envelope
         self._task = envelope.message
         self._told: tuple[float, str] | None = None
@@ -70,32 +84,46 @@ class Attempt:
         if self._running:
             self._running.cancel()
 
-    async def make(self, seconds: float) -> None:
+    async def make(self) -> None:
         """Do the step, write down what came of it, and ack. Raises BusError when that cannot be written."""
-        known = await self._means.store.look(self._task.job)
-        if known is None:  # the job has been put away meanwhile
-            await self._envelope.ack()
-            return
-        self._began = time.time()
-        event = await self._event(known, seconds)
-        await self._means.store.change(self._task.job, event, known)
+        store = self._means.store
+        known = await store.look(self._task.job)
+        while known:  # else the job has been put away
+            self._began = time.time()
+            event = await self._event(known)
+            job, orders, known = await store.apply(self._task.job, event, known)
+            following = self._following(orders)
+            await store.follow_up(job, [order for order in orders if order is not following])
+            if following is None:
+                break
         await self._envelope.ack()
+
+    def _following(self, orders: list[Order]) -> Order | None:
+        """The step that this worker goes on with: the only one that this one has set free."""
+        if len(orders) != 1 or orders[0].due is not None or (order := orders[0]).function is None:
+            return None
+        if (doing := self._means.may_go_on(order)) is None or self._unwanted:
+            return None
+        self._doing = doing
+        self._task = StepTask(
+            job=order.job, step=order.step, item=order.item, attempt=order.attempt, function=order.function
+        )
+        return order
 
     # -- what happens to the job --------------------------------------------------------------------
 
-    async def _event(self, known: Known, seconds: float) -> Event:
+    async def _event(self, known: Known) -> Event:
         """Do the step if it is still to be done, and say what that means for the job."""
         task, job = self._task, known.job()
         if not _wanted(job, task):
-            return lambda job: advance.again(job, task.step)
+            return advance.again
         if deaths := await self._deaths():
             return self._failed(Failure(f"the worker's process ended {deaths} times at this step", retry=False))
         try:
             given = advance.step_input(job, task.step, task.item)
         except MappingError as error:
             return self._failed(Failure(f"input: {error}", retry=False))
-        wanted = job.step_of(task.step).timeout
-        return await self._outcome(given, wanted or seconds)
+        return await self._outcome(given, job.step_of(task.step).timeout or self._doing.seconds)
 
     async def _outcome(self, given: Any, seconds: float) -> Event:
         kept = JobLog(self._means.store.bus, self._task)
@@ -104,7 +132,7 @@ class Attempt:
         except (Cancelled, asyncio.CancelledError):
             if not self._unwanted:
                 raise  # the worker stops: somebody else will do it
-            return lambda job: advance.again(job, self._task.step)
+            return advance.again
         except Skip as reason:
             return self._skipped(str(reason))
         except StepFailed as error:
@@ -134,7 +162,7 @@ class Attempt:
 
     async def _deaths(self) -> int:
         """How often this try ended the process that had it, where that is too often."""
-        if self._envelope.deliveries < SUSPECT_DELIVERIES:
+        if self._envelope.deliveries < SUSPECT_DELIVERIES or self._task != self._envelope.message:
             return 0
         count = await self._means.registry.attempt(f"{self._task.key}/{self._task.attempt}", SUSPECT_S)
         return count - 1 if count > MOST_DEATHS else 0
@@ -143,7 +171,7 @@ class Attempt:
 
     async def _run(self, given: Any, seconds: float, kept: JobLog) -> Any:
         context = Context.of(self._task, kept.logger, self._means.blobs, self._say)
-        work = run(self._function, context, self._task, given, seconds, self._means.where)
+        work = run(self._doing.function, context, self._task, given, seconds, self._means.where)
         self._running = asyncio.create_task(work, name=self._task.key)
         try:
             await asyncio.wait([self._running], timeout=ANNOUNCE_S)

@@ -61,6 +61,11 @@ class Lanes:
         pulls = [await bus.pull(consumer, StepTask, window=0, arrived=arrived) for consumer in consumers]
         return cls([Lane(pull) for pull in pulls], arrived)
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing waits, as far as is known here."""
+        return all(lane.pull.idle and not lane.coming for lane in self._lanes)
+
     async def take(self, most: int, wait: float = PATIENCE_S) -> list[Envelope[StepTask]]:
         """Up to ``most`` steps, as many as there are; none after ``wait`` seconds."""
         for lane in self._lanes:

@@ -106,7 +106,7 @@ class JobStore:
 
         Raises JobMissing or BusError.
         """
-        job, sent = await self.apply(job_id, event, known)
+        job, sent, _ = await self.apply(job_id, event, known)
         await self.follow_up(job, sent)
         return job
 
@@ -120,8 +120,8 @@ class JobStore:
             for other in await self._admission.leave(job):
                 await self.admit(other)
 
-    async def apply(self, job_id: str, event: Event, known: Known | None = None) -> tuple[Job, list[Order]]:
-        """The new state, written; and what is still to be sent."""
+    async def apply(self, job_id: str, event: Event, known: Known | None = None) -> tuple[Job, list[Order], Known]:
+        """The new state, written; what is still to be sent; and the state as it was written."""
         for number in range(TRIES):
             known = known or await self.look(job_id)
             if known is None:
@@ -129,12 +129,10 @@ class JobStore:
             job = known.job()
             orders = event(job)
             try:
-                await self._write(job, known.seq, before=known.data)
+                return job, orders, await self._write(job, known.seq, before=known.data)
             except Conflict:  # somebody else was first; all who were late must not meet again
                 known = None
                 await asyncio.sleep(random.uniform(0, 0.002 * min(number, 10)))  # noqa: S311
-                continue
-            return job, orders
         raise BusError(f"job {job_id}: others changed it {TRIES} times meanwhile")
 
     async def take_back(self, job: Job) -> None:
@@ -221,17 +219,17 @@ class JobStore:
 
     # -- wire ---------------------------------------------------------------------------------------
 
-    async def _write(self, job: Job, seq: int, before: bytes = b"") -> None:
+    async def _write(self, job: Job, seq: int, before: bytes = b"") -> Known:
         data = job.model_dump_json(exclude_defaults=True).encode()
         if data == before:
-            return
+            return Known(seq, data)
         if len(data) > MOST_STATE_BYTES:
             raise FramemeshError(
                 f"job {job.id}: its state has {len(data)} bytes, {MOST_STATE_BYTES} are allowed: "
                 "store large outputs with ctx.put and return their address"
             )
         headers = {"Nats-Expected-Last-Subject-Sequence": str(seq)}
-        await self.bus.publish_raw(subjects.job_state(job.id), data, headers)
+        return Known(await self.bus.publish_raw(subjects.job_state(job.id), data, headers), data)
 
 
 def child_id(job: str, step: str, item: int | None, attempt: int) -> str:

@@ -36,6 +36,11 @@ class FunctionState(Message):
     paused: bool = False
 
     @property
+    def bounded(self) -> bool:
+        """Whether a step may not simply begin."""
+        return self.paused or bool(self.concurrency or self.rate)
+
+    @property
     def summary(self) -> str:
         """In a few words what has been set."""
         most = f"{self.concurrency} at a time" if self.concurrency else "any number at a time"

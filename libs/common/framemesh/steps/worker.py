@@ -16,7 +16,8 @@ from framemesh.pull import Envelope
 from framemesh.service import Service
 from framemesh.settings import Settings
 from framemesh.steps.admission import Admission
-from framemesh.steps.attempt import Attempt, Means
+from framemesh.steps.advance import Order
+from framemesh.steps.attempt import Attempt, Doing, Means
 from framemesh.steps.functions import Function
 from framemesh.steps.job import StepTask
 from framemesh.steps.lanes import Lanes, Slot, Slots
@@ -57,6 +58,9 @@ class StepWorker(Service[S]):
         self._switches = [Switch(Switchboard(self.bus), function) for function in self.functions]
         for switch in self._switches:
             await switch.begin()
+        self._lanes: dict[str, Lanes] = {}
+        where = Where(self.settings.master_url, self.settings.jobs_ttl)
+        self._means = Means(self._store, self.registry, self._blobs, where, self.instance, self._may_go_on)
         await self.bus.client.subscribe(subjects.job_cancelled("*"), cb=self._on_cancelled)
 
     async def run(self) -> None:
@@ -89,6 +93,7 @@ class StepWorker(Service[S]):
     async def _working(self, function: Function, switch: Switch) -> None:
         hands = Hands(self.settings.step_concurrency)
         lanes, slots = await Lanes.open(self.bus, function.name), await Slots.open(self.bus, function.name)
+        self._lanes[function.name] = lanes
         rate = Rate(self.registry.redis, function.name)
         try:
             async with asyncio.TaskGroup() as group:
@@ -115,22 +120,31 @@ class StepWorker(Service[S]):
         await rate.wait(state.rate)
         one = state.concurrency or state.rate
         found = await lanes.take(1 if one else hands.count)
+        if switch.state.paused:  # meanwhile
+            for envelope in found:
+                await envelope.nak(REST_S)
+            found = []
         for envelope in found:
             hands.count -= 1
-            task = group.create_task(self._attempt(function, envelope, state.timeout, slot))
+            task = group.create_task(self._attempt(Doing(function, state.timeout), envelope, slot))
             task.add_done_callback(lambda _: hands.put_down())
         if not found and slot:
             await slot.nak(0)
 
-    async def _attempt(
-        self, function: Function, envelope: Envelope[StepTask], seconds: float, slot: Envelope[Slot] | None
-    ) -> None:
-        where = Where(self.settings.master_url, self.settings.jobs_ttl)
-        means = Means(self._store, self.registry, self._blobs, where, self.instance)
-        attempt = Attempt(means, function, envelope)
+    def _may_go_on(self, order: Order) -> Doing | None:
+        """Whether a step may begin here at once: nothing that came before it waits, and nothing bounds it."""
+        for function, switch in zip(self.functions, self._switches, strict=True):
+            if function.name == order.function:
+                lanes = self._lanes.get(function.name)
+                free = lanes is not None and lanes.quiet and not switch.state.bounded
+                return Doing(function, switch.state.timeout) if free else None
+        return None
+
+    async def _attempt(self, doing: Doing, envelope: Envelope[StepTask], slot: Envelope[Slot] | None) -> None:
+        attempt = Attempt(self._means, doing, envelope)
         self._attempts.add(attempt)
         try:
-            await attempt.make(seconds)
+            await attempt.make()
         except asyncio.CancelledError:
             await envelope.nak(0)
             raise
