@@ -1,8 +1,8 @@
 """Chains of three steps that do nothing, against Celery on Redis, in one run: ``make bench``.
 
-1. Celery: ``chain`` of three tasks, acks late, a prefork pool of the same number of processes, broker and results
-   in a Redis of its own.
-2. Framemesh: plans of three steps, the same number of worker processes, state and steps on a file-backed JetStream.
+1. Celery: ``chain`` of three tasks, acks late, a prefork pool of that many processes, broker and results in a
+   Redis of its own.
+2. Framemesh: plans of three steps, as many worker processes, state and steps on a file-backed JetStream.
 3. Celery again: the ratio is to the mean of both.
 
 Each side keeps the same number of chains under way. Latency is one chain at a time, from its submission until the
