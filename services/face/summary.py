@@ -16,6 +16,9 @@ from framemesh.messages import Face
 MOST_PARTS = 12
 """Parts of the video whose expression a summary tells; the timeline has all of it."""
 NO_FACE = "no face in any frame"
+LEAST_FRAMES = 5
+"""From fewer, nothing is said of a whole video."""
+TOO_FEW = f"told by fewer than {LEAST_FRAMES} frames"
 TOLD = ("expression", "smile", "mouth_openness", "eye_openness", "blinks_per_minute", "pose", "gaze")
 """What may be missing of a face."""
 _LEFT_OUT = {"kind", "label", "points", "landmarks", "pupils"}
@@ -88,21 +91,22 @@ class Summary:
             "expressions_over_time": self._over_time(duration_s),
             "skipped": dict(self.skipped),
             "missing": missing,
+            "told_frames": {name: len(self._values(name)) for name in FIGURES},
             "missing_frames": self._missing_frames(),
         }
 
     def _expressions(self) -> dict[str, float] | str:
         """Share of the frames in which each expression was the likeliest, the most frequent first."""
         counts = Counter(row.expression for row in self._rows if row.expression)
-        if not counts:
-            return self._why("expression")
+        if counts.total() < LEAST_FRAMES:
+            return TOO_FEW if counts else self._why("expression")
         return {str(name): round(n / counts.total(), 4) for name, n in counts.most_common()}
 
     def _shares(self) -> dict[str, float] | str:
         """Mean of the model's shares, which shows an expression, too, that is never the likeliest."""
         told = [row.shares for row in self._rows if row.shares]
-        if not told:
-            return self._why("expressions")
+        if len(told) < LEAST_FRAMES:
+            return TOO_FEW if told else self._why("expressions")
         return {name: round(fmean(each[name] for each in told), 4) for name in told[0]}
 
     def _over_time(self, duration_s: float) -> list[dict[str, Any]]:
@@ -121,12 +125,16 @@ class Summary:
         ]
 
     def _mean(self, name: str) -> float | str:
-        found = self._values(name)
-        return round(fmean(found), 4) if found else self._why(FIGURES[name][0])
+        return self._of(name, fmean)
 
-    def _deviation(self, of: str) -> float | str:
-        found = self._values(of)
-        return round(pstdev(found), 4) if found else self._why(FIGURES[of][0])
+    def _deviation(self, name: str) -> float | str:
+        return self._of(name, pstdev)
+
+    def _of(self, name: str, measure: Callable[[Sequence[float]], float]) -> float | str:
+        found = self._values(name)
+        if len(found) < LEAST_FRAMES:
+            return TOO_FEW if found else self._why(FIGURES[name][0])
+        return round(measure(found), 4)
 
     def _values(self, name: str) -> list[float]:
         return [row.values[name] for row in self._rows if name in row.values]

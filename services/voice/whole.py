@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
+
 from framemesh import mediafile
 from framemesh.audio import RATE, Cut, Samples, Windower
 from framemesh.messages import Voice
@@ -20,7 +22,9 @@ from services.voice.worker import VoiceSettings, choices
 
 LONGEST_S = 6 * 3600.0
 WINDOW_S = 15.0
-OVERLAP_S = 0.5
+OVERLAP_S = 1.0
+CONTEXT_S = 1.0
+"""The detector of speech misses a word that it hears first of all."""
 
 
 @step("voice-analysis", timeout=LONGEST_S, process=True)
@@ -58,7 +62,18 @@ def _measured(cut: Cut, detector: SpeechDetector, chosen: Choices) -> Voice:
 
 
 def windows(sound: Iterable[Samples]) -> Iterator[Cut]:
-    """The sound cut at silence, one window in memory at a time."""
+    """The sound cut at silence, one window in memory at a time; each begins with the end of the one before."""
+    before = np.empty(0, np.float32)
+    for cut in _cuts(sound):
+        if cut.overlap_s:
+            yield cut
+        else:
+            heard = np.concatenate((before, cut.samples))
+            yield Cut(cut.begin - len(before), heard, len(before) / RATE, cut.tail_s)
+        before = cut.samples[-round(CONTEXT_S * RATE) :]
+
+
+def _cuts(sound: Iterable[Samples]) -> Iterator[Cut]:
     windower = Windower(WINDOW_S, OVERLAP_S)
     for samples in sound:
         yield from windower.add(samples)

@@ -179,7 +179,7 @@ async def check_voice(voice: dict[str, Any], blobs: BlobStore) -> None:
     assert voice["speech_s"] == pytest.approx(TIMES * 7.05, rel=0.07)
     assert voice["speech_share"] == pytest.approx(voice["speech_s"] / voice["duration_s"], abs=0.001)
     assert voice["pauses"] == pytest.approx(TIMES * 4 + TIMES - 1, abs=2)
-    assert 1.0 < voice["longest_pause_s"] < 1.6
+    assert 1.0 < voice["longest_pause_s"] < 1.6  # of three times the same one; the detector differs
     assert 120 < voice["pitch_low_hz"] < voice["pitch_median_hz"] < voice["pitch_high_hz"] < 400
     assert voice["pitch_range_semitones"] == pytest.approx(8.8, abs=1.5)
     assert -25 < voice["loudness_lufs"] < -10
@@ -333,24 +333,26 @@ def face(**more: Any) -> Face:
 def test_a_face_that_comes_and_goes() -> None:
     found = face_summary.Summary()
     looks, away = Gaze(yaw=0, pitch=0, eye_contact=True), Gaze(yaw=40, pitch=0, eye_contact=False)
-    for at in range(4):
+    for at in range(5):
         smiles = face(
             expression="happy", expressions={"happy": 0.8, "sad": 0.2}, smile=0.5, blinks_per_minute=12,
             gaze=looks if at else away, pose=HeadPose(yaw=10.0 * (at % 2), pitch=0, roll=0),
             missing={} if at else {"eye_openness": "the landmarks are not sure"},
         )  # fmt: skip
         found.add(float(at), [smiles, face(track=2, expression="sad", expressions={"happy": 0, "sad": 1})])
-    found.add(4.0, [])
-    found.add(5.0, [face(track=3, missing={"expression": "face_parts leaves it out"})])
-    said = found.summary(6.0)
-    assert (said["frames"], said["frames_with_face"], said["faces"], said["faces_at_once"]) == (6, 5, 3, 2)
+    found.add(5.0, [])
+    found.add(6.0, [face(track=3, missing={"expression": "face_parts leaves it out"})])
+    said = found.summary(7.0)
+    assert (said["frames"], said["frames_with_face"], said["faces"], said["faces_at_once"]) == (7, 6, 3, 2)
     assert said["expressions"] == {"happy": 1.0}
-    assert (said["eye_contact_share"], said["blinks_per_minute"], said["smile_mean"]) == (0.75, 12, 0.5)
-    assert (said["yaw_mean"], said["yaw_deviation"]) == (5, 5)
+    assert (said["eye_contact_share"], said["blinks_per_minute"], said["smile_mean"]) == (0.8, 12, 0.5)
+    assert (said["yaw_mean"], said["yaw_deviation"]) == (4, pytest.approx(4.899, abs=0.001))
     assert said["missing"]["eye_openness_mean"] == "the landmarks are not sure"
+    assert said["missing"]["mouth_openness_mean"] == "no face in any frame"
+    assert said["told_frames"]["smile_mean"] == 5
     assert said["missing_frames"]["expression"] == {"face_parts leaves it out": 1}
-    assert [part["expression"] for part in said["expressions_over_time"]] == ["happy"] * 4 + [None] * 2
-    assert [len(json.loads(line)["faces"]) for line in found.timeline] == [2, 2, 2, 2, 0, 1]
+    assert [part["expression"] for part in said["expressions_over_time"]] == ["happy"] * 5 + [None] * 2
+    assert [len(json.loads(line)["faces"]) for line in found.timeline] == [2, 2, 2, 2, 2, 0, 1]
 
 
 def test_blinks_are_counted_at_a_rate_that_shows_them(assets: Need) -> None:
