@@ -87,11 +87,22 @@ def _english(read: Read) -> Read:
 
 
 def _animation(inputs: Inputs) -> Reading:
-    shares = look_up(inputs, "face.expression_shares")
-    if not isinstance(shares, dict) or "neutral" not in shares:
-        raise Unknown("face.expression_shares has no neutral")
-    neutral = number(inputs, Place("face.expression_shares.neutral"), 0, 1)
-    return Reading(1 - neutral, "face.expression_shares", evidence(inputs, "face"))
+    """Share of the frames in which another expression than neutral is the likeliest."""
+    name = "expression_shares" if _has(inputs, "face.expression_shares") else "expressions"
+    shares = look_up(inputs, f"face.{name}")
+    if not isinstance(shares, dict):
+        raise Unknown(f"face.{name} is no object")
+    told = {key: number(inputs, Place(f"face.{name}.{key}"), 0, 1) for key in shares if shares[key] is not None}
+    if "neutral" not in told and abs(math.fsum(told.values()) - 1) > _ROUNDING:
+        raise Unknown(f"face.{name} has no neutral")  # one that never was the likeliest may be left out
+    return Reading(1 - told.get("neutral", 0.0), f"face.{name}", evidence(inputs, "face"))
+
+
+def _has(inputs: Inputs, path: str) -> bool:
+    try:
+        return look_up(inputs, path) is not None
+    except Unknown:
+        return False
 
 
 def _quality(name: str) -> Read:
@@ -106,6 +117,7 @@ def _quality(name: str) -> Read:
     return read
 
 
+_ROUNDING = 0.01
 _AS_IT_IS = curve((0, 0), (100, 100))
 
 MEASURES = (
