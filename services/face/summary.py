@@ -12,6 +12,7 @@ from statistics import fmean, pstdev
 from typing import Any, NamedTuple
 
 from framemesh.messages import Face
+from services.face.expression import EXPRESSIONS
 
 MOST_PARTS = 12
 """Parts of the video whose expression a summary tells; the timeline has all of it."""
@@ -100,7 +101,9 @@ class Summary:
         counts = Counter(row.expression for row in self._rows if row.expression)
         if counts.total() < LEAST_FRAMES:
             return TOO_FEW if counts else self._why("expression")
-        return {str(name): round(n / counts.total(), 4) for name, n in counts.most_common()}
+        total = counts.total()
+        counts.update(dict.fromkeys(EXPRESSIONS, 0))
+        return {str(name): round(n / total, 4) for name, n in counts.most_common()}
 
     def _shares(self) -> dict[str, float] | str:
         """Mean of the model's shares, which shows an expression, too, that is never the likeliest."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -23,8 +24,9 @@ from framemesh.errors import FramemeshError
 from framemesh.registry import Registry
 from framemesh.steps import files
 from framemesh.steps.client import Jobs
-from framemesh.steps.functions import StepFailed
-from framemesh.steps.job import Job, JobStatus, StepStatus
+from framemesh.steps.context import Context
+from framemesh.steps.functions import Skip, StepFailed
+from framemesh.steps.job import Job, JobStatus, StepStatus, StepTask
 from framemesh.steps.plan import Plan
 from services.media import download as downloading
 from services.media.addresses import refusal
@@ -353,6 +355,28 @@ async def test_a_strangers_list_of_parts_is_only_a_file(blobs: BlobStore, tmp_pa
     assert (await files.get_file(blobs, url, tmp_path / "out")).read_bytes() == listed
     url = await blobs.put(listed)
     assert (await files.get_file(blobs, url, tmp_path / "out")).read_bytes() == listed
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ({"audio": None}, Skip, "there is no audio"),  # of a step before that was skipped
+        ({}, FramemeshError, "input.audio: want the address of a stored file, got None"),
+        ({"audio": "/etc/passwd"}, FramemeshError, "input.audio: .*no address"),
+    ],
+)
+async def test_what_a_step_is_given_may_be_nothing(
+    blobs: BlobStore, given: Any, error: type[Exception], said: str
+) -> None:
+    task = StepTask(job="j", step="s", attempt=1, function="f")
+    context = Context.of(task, logging.getLogger("step"), blobs, _say)
+    with pytest.raises(error, match=said):
+        await files.named_file(context, given, "audio")
+    context.clean_up()
+
+
+async def _say(percent: float, text: str) -> None:
+    pass
 
 
 # -- the service --------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from framemesh.blobs import BlobError, BlobMissing
 from framemesh.errors import FramemeshError
+from framemesh.steps.functions import Skip
 from framemesh.telemetry import redact
 
 if TYPE_CHECKING:
@@ -103,9 +104,12 @@ async def _parts_of(blobs: Blobs, url: str) -> AsyncIterator[tuple[bytes, float]
 async def named_file(ctx: Context, given: Any, field: str, say: Say | None = None) -> Path:
     """The file whose address a step's input has under ``field``, in the step's own folder. Raises FramemeshError.
 
-    What is not there any more is not tried again; a store that is away is.
+    What is not there any more is not tried again; a store that is away is. Null, as of a step before that was
+    skipped, skips this one too.
     """
     url = given.get(field) if isinstance(given, dict) else None
+    if url is None and isinstance(given, dict) and field in given:
+        raise Skip(f"there is no {field}")
     if not isinstance(url, str) or not url:
         raise FramemeshError(f"input.{field}: want the address of a stored file, got {url!r}")
     try:
