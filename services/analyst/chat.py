@@ -87,6 +87,8 @@ class Chat:
             max_retries=0,  # the job's plan says when, and other jobs may go on meanwhile
             timeout=Timeout(settings.gpt_timeout, connect=CONNECT_S),
         )
+        # The client takes them from the environment, and they are none of another server's business.
+        self._client.organization = self._client.project = None
 
     async def close(self) -> None:
         """Close the connections."""

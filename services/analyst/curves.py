@@ -21,11 +21,11 @@ class Curve:
         """Score of a value."""
         first, *_, last = self.points if len(self.points) > 1 else self.points * 2
         if value <= first[0]:
-            return first[1]
+            return float(first[1])
         for (low, begin), (high, end) in pairwise(self.points):
             if value <= high:
                 return begin + (end - begin) * ((value - low) / (high - low))
-        return last[1]
+        return float(last[1])
 
     def __str__(self) -> str:
         return ", ".join(f"{value:g} → {score:g}" for value, score in self.points)

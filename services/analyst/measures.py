@@ -88,7 +88,7 @@ def _english(read: Read) -> Read:
 
 def _animation(inputs: Inputs) -> Reading:
     """Share of the frames in which another expression than neutral is the likeliest."""
-    name = "expression_shares" if _has(inputs, "face.expression_shares") else "expressions"
+    name = "expressions" if _has(inputs, "face.expressions") else "expression_shares"
     shares = look_up(inputs, f"face.{name}")
     if not isinstance(shares, dict):
         raise Unknown(f"face.{name} is no object")

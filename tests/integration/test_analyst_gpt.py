@@ -114,12 +114,14 @@ class ModelServer:
         self.replies: list[Reply] = []
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str] = []
+        self.headers: list[dict[str, str]] = []
         self.gone = asyncio.Event()
         self.url = ""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(await request.json())
         self.keys.append(request.headers.get("Authorization", ""))
+        self.headers.append(dict(request.headers))
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         try:
             return await reply(request)
@@ -222,6 +224,17 @@ async def test_an_analysis_has_all_that_was_asked_for(server: ModelServer, ask: 
     assert percents == sorted(percents)
     assert len({percent for percent in percents if 0 < percent < 100}) > 5
     assert KEY not in json.dumps(output) + "".join(it.lines)
+
+
+async def test_what_the_environment_says_of_another_server_is_not_sent(
+    server: ModelServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_BASE_URL"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9/another")
+    server.replies = [says(answer())]
+    await ask().analyse()
+    assert "another" not in json.dumps(server.headers)
+    assert server.keys == [f"Bearer {KEY}"]
 
 
 @pytest.mark.parametrize(

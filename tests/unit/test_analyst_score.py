@@ -31,7 +31,7 @@ def whole() -> Inputs:
     return {
         "face": {
             "frames": 400, "frames_with_face": 380, "eye_contact_share": 0.5, "smile_mean": 0.2,
-            "expressions": {"neutral": 0.7, "happy": 0.3}, "blinks_per_minute": 17.0, "missing": {},
+            "expression_shares": {"neutral": 0.7, "happy": 0.3}, "blinks_per_minute": 17.0, "missing": {},
         },
         "voice": {
             "duration_s": 60.0, "speech_s": 45.0, "speech_share": 0.75, "pauses": 20, "pause_share": 0.2,
@@ -60,7 +60,7 @@ PLACES: dict[str, list[tuple[str, ...]]] = {
     "longest_pause_s": [("voice", "longest_pause_s")],
     "pitch_range": [("voice", "pitch_range_semitones")],
     "loudness_deviation": [("voice", "loudness_deviation_db")],
-    "animation": [("face", "expressions", "neutral")],
+    "animation": [("face", "expression_shares", "neutral")],
     "smile": [("face", "smile_mean")],
     "eye_contact_share": [("face", "eye_contact_share")],
     "sentiment": [("gpt", "sentiment", "value")],
@@ -307,9 +307,9 @@ def test_a_summary_says_itself_why_something_is_missing() -> None:
         (("transcript", "language"), "fi", "the thresholds are of English, the language is fi"),
         (("transcript", "language"), "", "the thresholds are of English, the language is not known"),
         (("transcript", "language"), None, "the language is not known, and the thresholds are of English"),
-        (("face", "expressions"), {"happy": 0.4}, "face.expressions has no neutral"),
-        (("face", "expressions"), [0.4], "face.expressions is no object"),
-        (("face", "expressions"), None, "face.expressions was not told"),
+        (("face", "expression_shares"), {"happy": 0.4}, "face.expression_shares has no neutral"),
+        (("face", "expression_shares"), [0.4], "face.expression_shares is no object"),
+        (("face", "expression_shares"), None, "face.expression_shares was not told"),
     ],
 )
 def test_what_cannot_be_does_not_count(path: tuple[str, ...], value: Any, reason: str) -> None:
@@ -325,7 +325,7 @@ def test_other_names_for_the_same_figures_are_understood() -> None:
     voice["jitter"], voice["shimmer"] = voice.pop("jitter_percent"), voice.pop("shimmer_percent")
     voice["syllables_per_second"] = voice.pop("syllables_per_s")
     voice["loudness_range_db"] = 2.93 * voice.pop("loudness_deviation_db")
-    given["face"]["expression_shares"] = given["face"].pop("expressions")
+    given["face"]["expressions"] = given["face"].pop("expression_shares")
     found, wanted = score(given), score(whole())
     assert found["missing"] == []
     assert found["overall"]["score"] == wanted["overall"]["score"]
@@ -344,9 +344,13 @@ def test_the_transcripts_rate_is_taken_where_the_voice_has_none() -> None:
 
 def test_a_neutral_that_never_was_the_likeliest_is_none() -> None:
     given = whole()
-    given["face"]["expressions"] = {"happy": 0.75, "sad": 0.25}
+    given["face"]["expression_shares"] = {"happy": 0.75, "sad": 0.25}
     animation = score(given)["scores"]["expressiveness"]["inputs"][2]
-    assert (animation["name"], animation["value"], animation["source"]) == ("animation", 1.0, "face.expressions")
+    assert (animation["name"], animation["value"], animation["source"]) == (
+        "animation",
+        1.0,
+        "face.expression_shares",
+    )
 
 
 def test_little_speech_and_few_faces_are_little_evidence() -> None:
