@@ -22,6 +22,7 @@ from framemesh.steps import advance
 from framemesh.steps.advance import Failure, Order
 from framemesh.steps.context import Blobs, Cancelled, Context
 from framemesh.steps.functions import Function, Skip, StepFailed
+from framemesh.steps.hands import Hands
 from framemesh.steps.job import Job, StepTask
 from framemesh.steps.joblog import JobLog
 from framemesh.steps.mapping import MappingError
@@ -55,10 +56,11 @@ class Means:
 
 @dataclass(frozen=True)
 class Doing:
-    """What does a step, and how many seconds it has where the plan says nothing."""
+    """What does a step, how many seconds it has where the plan says nothing, and the hand that it takes."""
 
     function: Function
     seconds: float
+    hands: Hands
 
 
 class Attempt:
@@ -66,6 +68,7 @@ class Attempt:
 
     def __init__(self, means: Means, doing: Doing, envelope: Envelope[StepTask]) -> None:
         self._means = means
+        doing.hands.take()
         self._doing = doing
         self._envelope = envelope
         self._task = envelope.message
@@ -83,6 +86,10 @@ class Attempt:
         self._unwanted = True
         if self._running:
             self._running.cancel()
+
+    def put_down(self) -> None:
+        """Whatever became of it, the hand is free."""
+        self._doing.hands.put_down()
 
     async def make(self) -> None:
         """Do the step, write down what came of it, and ack. Raises BusError when that cannot be written."""
@@ -104,6 +111,8 @@ class Attempt:
             return None
         if (doing := self._means.may_go_on(order)) is None or self._unwanted:
             return None
+        doing.hands.take()
+        self._doing.hands.put_down()
         self._doing = doing
         self._task = StepTask(
             job=order.job, step=order.step, item=order.item, attempt=order.attempt, function=order.function
@@ -114,7 +123,7 @@ class Attempt:
 
     async def _event(self, known: Known) -> Event:
         """Do the step if it is still to be done, and say what that means for the job."""
-        task, job = self._task, known.job()
+        task, job = self._task, known.job
         if not _wanted(job, task):
             return advance.again
         if deaths := await self._deaths():

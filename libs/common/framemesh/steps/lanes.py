@@ -61,10 +61,10 @@ class Lanes:
         pulls = [await bus.pull(consumer, StepTask, window=0, arrived=arrived) for consumer in consumers]
         return cls([Lane(pull) for pull in pulls], arrived)
 
-    @property
-    def quiet(self) -> bool:
-        """Whether nothing waits, as far as is known here."""
-        return all(lane.pull.idle and not lane.coming for lane in self._lanes)
+    def waiting_above(self, priority: Priority) -> bool:
+        """Whether something of a higher priority waits, as far as is known here."""
+        above = self._lanes[: list(Priority).index(priority)]
+        return any(not lane.pull.idle or lane.coming for lane in above)
 
     async def take(self, most: int, wait: float = PATIENCE_S) -> list[Envelope[StepTask]]:
         """Up to ``most`` steps, as many as there are; none after ``wait`` seconds."""

@@ -32,16 +32,25 @@ LATE_S = 2.0
 """A try that was due longer ago was never sent by the server."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Known:
-    """A state of a job as it was read."""
+    """A state of a job as it lies in the stream."""
 
     seq: int
     data: bytes
+    _job: Job | None = None
 
+    @property
     def job(self) -> Job:
-        """The job; each time another copy."""
-        return Job.model_validate_json(self.data)
+        """The job, to look at."""
+        if self._job is None:
+            self._job = Job.model_validate_json(self.data)
+        return self._job
+
+    def take(self) -> Job:
+        """The job, to be changed; the next one who asks gets another."""
+        job, self._job = self.job, None
+        return job
 
 
 class JobMissing(FramemeshError):
@@ -67,7 +76,7 @@ class JobStore:
     async def find(self, job_id: str) -> Job | None:
         """A job as it stands; None where there is none, or it has been put away."""
         known = await self.look(job_id)
-        return known.job() if known else None
+        return known.take() if known else None
 
     async def get(self, job_id: str) -> Job:
         """A job as it stands. Raises JobMissing."""
@@ -126,7 +135,7 @@ class JobStore:
             known = known or await self.look(job_id)
             if known is None:
                 raise JobMissing(f"job {job_id}: there is none of that id")
-            job = known.job()
+            job = known.take()
             orders = event(job)
             try:
                 return job, orders, await self._write(job, known.seq, before=known.data)
@@ -222,14 +231,14 @@ class JobStore:
     async def _write(self, job: Job, seq: int, before: bytes = b"") -> Known:
         data = job.model_dump_json(exclude_defaults=True).encode()
         if data == before:
-            return Known(seq, data)
+            return Known(seq, data, job)
         if len(data) > MOST_STATE_BYTES:
             raise FramemeshError(
                 f"job {job.id}: its state has {len(data)} bytes, {MOST_STATE_BYTES} are allowed: "
                 "store large outputs with ctx.put and return their address"
             )
         headers = {"Nats-Expected-Last-Subject-Sequence": str(seq)}
-        return Known(await self.bus.publish_raw(subjects.job_state(job.id), data, headers), data)
+        return Known(await self.bus.publish_raw(subjects.job_state(job.id), data, headers), data, job)
 
 
 def child_id(job: str, step: str, item: int | None, attempt: int) -> str:

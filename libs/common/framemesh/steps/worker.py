@@ -19,6 +19,7 @@ from framemesh.steps.admission import Admission
 from framemesh.steps.advance import Order
 from framemesh.steps.attempt import Attempt, Doing, Means
 from framemesh.steps.functions import Function
+from framemesh.steps.hands import Hands
 from framemesh.steps.job import StepTask
 from framemesh.steps.lanes import Lanes, Slot, Slots
 from framemesh.steps.runner import Where
@@ -58,6 +59,7 @@ class StepWorker(Service[S]):
         self._switches = [Switch(Switchboard(self.bus), function) for function in self.functions]
         for switch in self._switches:
             await switch.begin()
+        self._hands = {each.name: Hands(self.settings.step_concurrency) for each in self.functions}
         self._lanes: dict[str, Lanes] = {}
         where = Where(self.settings.master_url, self.settings.jobs_ttl)
         self._means = Means(self._store, self.registry, self._blobs, where, self.instance, self._may_go_on)
@@ -91,7 +93,7 @@ class StepWorker(Service[S]):
     # -- one function -------------------------------------------------------------------------------
 
     async def _working(self, function: Function, switch: Switch) -> None:
-        hands = Hands(self.settings.step_concurrency)
+        hands = self._hands[function.name]
         lanes, slots = await Lanes.open(self.bus, function.name), await Slots.open(self.bus, function.name)
         self._lanes[function.name] = lanes
         rate = Rate(self.registry.redis, function.name)
@@ -125,23 +127,21 @@ class StepWorker(Service[S]):
                 await envelope.nak(REST_S)
             found = []
         for envelope in found:
-            hands.count -= 1
-            task = group.create_task(self._attempt(Doing(function, state.timeout), envelope, slot))
-            task.add_done_callback(lambda _: hands.put_down())
+            attempt = Attempt(self._means, Doing(function, state.timeout, hands), envelope)
+            group.create_task(self._attempt(attempt, envelope, slot))
         if not found and slot:
             await slot.nak(0)
 
     def _may_go_on(self, order: Order) -> Doing | None:
-        """Whether a step may begin here at once: nothing that came before it waits, and nothing bounds it."""
+        """What does a step here, if nothing of a higher priority waits, and nothing bounds it."""
         for function, switch in zip(self.functions, self._switches, strict=True):
             if function.name == order.function:
-                lanes = self._lanes.get(function.name)
-                free = lanes is not None and lanes.quiet and not switch.state.bounded
-                return Doing(function, switch.state.timeout) if free else None
+                lanes, hands = self._lanes.get(function.name), self._hands[function.name]
+                free = lanes and not lanes.waiting_above(order.priority) and hands.count > 0
+                return Doing(function, switch.state.timeout, hands) if free and not switch.state.bounded else None
         return None
 
-    async def _attempt(self, doing: Doing, envelope: Envelope[StepTask], slot: Envelope[Slot] | None) -> None:
-        attempt = Attempt(self._means, doing, envelope)
+    async def _attempt(self, attempt: Attempt, envelope: Envelope[StepTask], slot: Envelope[Slot] | None) -> None:
         self._attempts.add(attempt)
         try:
             await attempt.make()
@@ -153,29 +153,6 @@ class StepWorker(Service[S]):
             await envelope.nak()
         finally:
             self._attempts.discard(attempt)
+            attempt.put_down()
             if slot:
                 await slot.nak(0)
-
-
-class Hands:
-    """How many steps more may be begun here."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._freed = asyncio.Event()
-
-    def put_down(self) -> None:
-        """A step has ended."""
-        self.count += 1
-        self._freed.set()
-
-    async def free(self, wait: float) -> bool:
-        """Whether there is one free, within ``wait`` seconds."""
-        if self.count < 1:
-            self._freed.clear()
-            try:
-                async with asyncio.timeout(wait):
-                    await self._freed.wait()
-            except TimeoutError:
-                return False
-        return True
