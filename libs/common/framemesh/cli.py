@@ -31,7 +31,7 @@ from framemesh.demo import plan as make_plan
 from framemesh.doctor import examine
 from framemesh.errors import FramemeshError, mendable
 from framemesh.events import EventStore
-from framemesh.mesh import LogFiles, Mesh, remove_data, running, service_names
+from framemesh.mesh import LogFiles, Mesh, remove_data, running, service_names, step_services
 from framemesh.messages import Event, EventState
 from framemesh.registry import Registry
 from framemesh.registry import connect as connect_redis
@@ -292,7 +292,7 @@ def up(
 
 
 def _refuse_unknown(names: list[str]) -> None:
-    known = service_names()
+    known = [*service_names(), *step_services()]
     for name in names:
         if name not in known:
             raise FramemeshError(f"there is no service {name!r}; there are: {', '.join(known)}")

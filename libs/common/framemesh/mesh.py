@@ -44,14 +44,21 @@ def service_names() -> list[str]:
     return sorted(main.parent.name for folder in folders for main in folder.glob("*/__main__.py"))
 
 
+def step_services() -> list[str]:
+    """What does whole files as steps of jobs, beside a service that does live tasks: ``transcribe.steps``."""
+    spec = importlib.util.find_spec("services")
+    folders = [Path(place) for place in (spec.submodule_search_locations if spec else None) or []]
+    return sorted(f"{steps.parent.name}.steps" for folder in folders for steps in folder.glob("*/steps.py"))
+
+
 def command(name: str) -> list[str]:
     """How a service is started, or a model worker of anyone's. Raises FramemeshError for an unknown one."""
-    if name in service_names():
+    if name in (*service_names(), *step_services()):
         return [sys.executable, "-m", f"services.{name}"]
     if workers.is_spec(name) or workers.is_module(name):
         return [sys.executable, "-m", "framemesh.workers", name]
     raise FramemeshError(
-        f"there is no service {name!r}; there are: {', '.join(service_names())}; "
+        f"there is no service {name!r}; there are: {', '.join((*service_names(), *step_services()))}; "
         "or give a model worker as package.module:Class, or a YAML file"
     )
 

@@ -92,15 +92,27 @@ class JobStore:
         job.parked = not await self._may_begin(job)
         first = advance.begin(job, job.created)
         try:
-            await self._write(job, 0)
+            await self._write_and_send(job, first)
         except Conflict:
             found = await self.get(job.id)
             await self.follow_up(found, advance.orders(found))
             return False
-        await self.send(first, job)
         if job.parked and await self._may_begin(job):  # its turn came while it was being put down
             await self.admit(job.id)
         return True
+
+    async def _write_and_send(self, job: Job, orders: list[Order]) -> None:
+        """In one round trip, as the server keeps their order; a step of a job that is there already does no harm."""
+        if any(order.function is None for order in orders):
+            await self._write(job, 0)
+            await self.send(orders, job)
+            return
+        written = asyncio.ensure_future(self._write(job, 0))
+        await asyncio.sleep(0)  # it goes out first
+        try:
+            await self.send(orders, job)
+        finally:
+            await written
 
     async def admit(self, job_id: str) -> None:
         """Let a parked job begin; one that is gone is no error."""
