@@ -31,6 +31,7 @@ check: $(STAMP) ## format, lint, types, layers, generated files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m framemesh.schemas --check proto
+	$(BIN)/python -m services.gateway.openapi --check proto
 
 format: $(STAMP) ## put the code into the house style
 	$(BIN)/ruff format .
@@ -38,6 +39,7 @@ format: $(STAMP) ## put the code into the house style
 
 generate: $(STAMP) ## write proto/ from the message models
 	$(BIN)/python -m framemesh.schemas proto
+	$(BIN)/python -m services.gateway.openapi proto
 
 lock: ## pin every dependency again in requirements.lock
 	$(PYTHON) -m venv $(VENV)

@@ -41,6 +41,7 @@ SETTINGS = (
     "services.media.settings.MediaSettings",
     "services.registrator.settings.RegistratorSettings",
     "services.jobs.settings.JobsSettings",
+    "services.gateway.settings.GatewaySettings",
     "services.analyst.settings.AnalystSettings",
 )
 

@@ -1,0 +1,1 @@
+"""The gateway: the HTTP API of analyses and jobs."""

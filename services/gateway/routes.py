@@ -1,0 +1,83 @@
+"""Every path of the API, once: the server, the scopes and ``proto/openapi.yaml`` are made from this table."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from framemesh.analysis import AnalysisDocument, AnalysisState
+from framemesh.tokens import Scope
+from services.gateway import events, handlers
+from services.gateway.desk import Call
+from services.gateway.documents import JobPage, JobsQuery, LogPage, LogsQuery, NewAnalysis, NoQuery, Queues
+
+Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """A method of a path."""
+
+    method: str
+    path: str
+    name: str
+    """Its operationId."""
+    summary: str
+    scope: Scope
+    handler: Handler
+    answer: type[BaseModel]
+    query: type[BaseModel] = NoQuery
+    body: type[BaseModel] | None = None
+    statuses: tuple[int, ...] = (200,)
+    problems: tuple[int, ...] = ()
+    """Beside those that every path may answer with."""
+    is_stream: bool = False
+
+
+V, O = Scope.VIEWER, Scope.OPERATOR  # noqa: E741 - as the table is read
+ROUTES = (
+    Route(
+        "POST", "/analysis", "submitAnalysis",
+        "Take in a video, by its address or as an upload; answers at once. 200: the key had made this job before.",
+        O, handlers.submit, AnalysisState, body=NewAnalysis, statuses=(202, 200), problems=(409, 413, 415),
+    ),
+    Route(
+        "GET", "/analysis/status/{jobId}", "getAnalysisStatus", "How an analysis stands, step by step.",
+        V, handlers.show_status, AnalysisState, problems=(404,),
+    ),
+    Route(
+        "GET", "/analysis/{jobId}", "getAnalysis", "How an analysis stands, with the results that there are.",
+        V, handlers.show, AnalysisDocument, problems=(404,),
+    ),
+    Route(
+        "GET", "/analysis/{jobId}/events", "streamAnalysis",
+        "Server-sent events: the document each time that it has changed, until the job is over. "
+        "204: nothing follows what Last-Event-ID names.",
+        V, events.stream, AnalysisDocument, statuses=(200, 204), problems=(404,), is_stream=True,
+    ),
+    Route(
+        "GET", "/jobs", "listJobs", "Jobs, the newest first; admin sees everybody's.",
+        V, handlers.list_jobs, JobPage, JobsQuery,
+    ),
+    Route(
+        "POST", "/jobs/{jobId}/cancel", "cancelJob", "End a job: what runs is ended, what waits is taken back.",
+        O, handlers.cancel, AnalysisState, problems=(404, 409),
+    ),
+    Route(
+        "POST", "/jobs/{jobId}/retry", "retryJob",
+        "Let a job that failed, or was cancelled, go on from the step that failed.",
+        O, handlers.retry, AnalysisState, problems=(404, 409),
+    ),
+    Route(
+        "GET", "/jobs/{jobId}/logs", "getJobLogs", "What the job's steps logged, the oldest first.",
+        V, handlers.logs, LogPage, LogsQuery, problems=(404,),
+    ),
+    Route(
+        "GET", "/queues", "getQueues", "How many steps of each function wait and run, and how jobs stand.",
+        V, handlers.queues, Queues,
+    ),
+)  # fmt: skip
+HEALTH = "/healthz"

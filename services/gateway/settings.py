@@ -1,0 +1,31 @@
+"""Settings of the gateway."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from framemesh.settings import Settings
+
+
+class GatewaySettings(Settings):
+    """Where the API listens, and how much it takes. It sends no CORS headers: other sites' pages cannot use it."""
+
+    gateway_host: str = Field(
+        "127.0.0.1", description="Address that the API listens on; another than loopback only behind TLS"
+    )
+    gateway_port: int = Field(8000, ge=1, le=65535, description="Its port")
+    gateway_upload_mb: int = Field(2048, ge=1, le=1 << 20, description="Largest upload in MiB")
+    gateway_uploads: int = Field(
+        16, ge=1, le=1000, description="Most uploads at a time; each takes about 16 MiB of memory"
+    )
+    gateway_streams: int = Field(1000, ge=1, le=100_000, description="Most event streams at a time")
+    jobs_database: str = Field(
+        "sqlite:///jobs.db",
+        description="Results database: sqlite:///jobs.db or postgresql://user:password@host/name",
+    )
+    jobs_ttl: str = Field("30d", description="How long uploads are kept: 12h, 30d, 8w; empty: for ever")
+
+    @property
+    def upload_bytes(self) -> int:
+        """Bytes of the largest upload."""
+        return self.gateway_upload_mb << 20
