@@ -13,7 +13,6 @@ from pydantic import ValidationError
 
 from framemesh import schemas, subjects
 from framemesh.messages import (
-    WIRE,
     AudioTask,
     AudioWindow,
     Captured,
@@ -38,6 +37,13 @@ from framemesh.messages import (
     Voice,
     Word,
 )
+from framemesh.schemas import ALL
+from framemesh.steps.job import Job, JobStatus, Parent, StepState, StepStatus, StepTask, Work
+from framemesh.steps.joblog import LogLine, LogLines
+from framemesh.steps.lanes import Slot
+from framemesh.steps.plan import Plan
+from framemesh.steps.schedules import JobRequest, Schedule
+from framemesh.steps.switchboard import FunctionState
 from framemesh.subjects import Stream
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +115,18 @@ RESULT = Result(
     height=480,
     regions=[(0, 0, 10, 10)],
 )
+PLAN = Plan.model_validate(
+    {
+        "name": "greeting",
+        "steps": {
+            "greet": {"function": "greet", "over": "$input.names", "input": {"name": "$item"}, "timeout": 5},
+            "more": {"plan": {"name": "sub", "steps": {"one": {"function": "shout"}}}, "after": ["greet"]},
+        },
+        "output": {"all": "$steps.greet"},
+        "on_failure": {"function": "tell", "input": {"why": "$error"}},
+    }
+)
+DONE = Work(status=StepStatus.DONE, attempt=2, started=1.5, ended=2.5, progress=100, worker="w", output={"a": [1]})
 MESSAGES: tuple[Message, ...] = (
     Frame(**FRAME),
     AudioWindow(**AUDIO),
@@ -144,7 +162,25 @@ MESSAGES: tuple[Message, ...] = (
         timestamp=3.5,
     ),
     Heartbeat(kind="Router", instance="router-1", host="h", pid=1, started=1.5, version="0.1.0"),
-)
+    Job(
+        id="1a20f347b0c963e4035e2c5",
+        plan=PLAN,
+        input={"names": ["Ada", "Grace"]},
+        status=JobStatus.PROCESSING,
+        steps={"greet": StepState(status=StepStatus.RUNNING, items=[DONE, Work(due=3.5)]), "more": StepState()},
+        created=1.5,
+        parent=Parent(job="p", step="more", attempt=1),
+    ),
+    StepTask(job="1a20f347b0c963e4035e2c5", step="greet", item=1, attempt=1, function="greet"),
+    JobRequest(plan=PLAN, input={"names": []}, owner="ada", key="k"),
+    Schedule(plan=PLAN, name="nightly", cron="30 2 * * *", zone="Europe/Berlin"),
+    FunctionState(name="greet", timeout=10, concurrency=2, rate=0.5),
+    Slot(number=1),
+    LogLines(
+        job="1a20f347b0c963e4035e2c5", step="greet", item=0, attempt=1,
+        lines=[LogLine(time=1.5, level="INFO", text="greeting Ada")],
+    ),
+)  # fmt: skip
 
 
 WRONG: tuple[Any, ...] = (None, -1, "", [], {"no": 1}, "a b", 1e9, 0.5)
@@ -161,12 +197,14 @@ TYPES: dict[str, type | tuple[type, ...]] = {
     "boolean": bool,
     "null": type(None),
 }
+FIELDS = {"properties", "patternProperties", "additionalProperties"}
 NOTES = {"$schema", "$id", "$defs", "title", "description", "default"}
 
 
 def problems(value: Any, schema: Node, root: Node, path: str = "$") -> Iterator[str]:
+    yield from _object(value, schema, root, path)
     for keyword, wanted in schema.items():
-        if keyword not in NOTES:
+        if keyword not in NOTES | FIELDS:
             yield from CHECKS[keyword](value, wanted, root, path)
 
 
@@ -196,16 +234,21 @@ def _not(value: Any, wanted: Node, root: Node, path: str) -> Iterator[str]:
         yield f"{path}: {value!r} is what it must not be"
 
 
-def _properties(value: Any, wanted: dict[str, Node], root: Node, path: str) -> Iterator[str]:
-    for name, schema in wanted.items():
-        if isinstance(value, dict) and name in value:
-            yield from problems(value[name], schema, root, f"{path}.{name}")
-
-
-def _additional(value: Any, wanted: Node | bool, root: Node, path: str) -> Iterator[str]:
-    if isinstance(wanted, dict) and isinstance(value, dict):
-        for name, item in value.items():
-            yield from problems(item, wanted, root, f"{path}.{name}")
+def _object(value: Any, schema: Node, root: Node, path: str) -> Iterator[str]:
+    """What a schema says of the fields of an object: its keywords for them depend on each other."""
+    if not isinstance(value, dict):
+        return
+    named, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+    for name, item in value.items():
+        rules = (
+            [named[name]] if name in named else [rule for key, rule in patterns.items() if re.search(key, name)]
+        )
+        other = schema.get("additionalProperties", True)
+        if not rules and other is False:
+            yield f"{path}: {name!r} is no field of it"
+        for rule in rules or [other]:
+            if isinstance(rule, dict):
+                yield from problems(item, rule, root, f"{path}.{name}")
 
 
 def _items(value: Any, wanted: Node, root: Node, path: str) -> Iterator[str]:
@@ -236,8 +279,6 @@ CHECKS: dict[str, Any] = {
     "anyOf": _any_of,
     "oneOf": _one_of,
     "not": _not,
-    "properties": _properties,
-    "additionalProperties": _additional,
     "items": _items,
     "prefixItems": _prefix,
     "required": _holds(lambda value, names: not isinstance(value, dict) or set(names) <= set(value)),
@@ -249,6 +290,8 @@ CHECKS: dict[str, Any] = {
     "exclusiveMinimum": _holds(lambda value, least: value > least),
     "minItems": _holds(lambda value, least: len(value) >= least),
     "maxItems": _holds(lambda value, most: len(value) <= most),
+    "minProperties": _holds(lambda value, least: not isinstance(value, dict) or len(value) >= least),
+    "maxProperties": _holds(lambda value, most: not isinstance(value, dict) or len(value) <= most),
     "maxLength": _holds(lambda value, most: len(value) <= most),
 }
 
@@ -286,7 +329,7 @@ def test_the_files_are_those_of_the_code() -> None:
     assert schemas.drifted(PROTO) == [], "run `make generate`"
 
 
-@pytest.mark.parametrize("model", WIRE)
+@pytest.mark.parametrize("model", ALL)
 def test_a_schema_says_what_it_is(model: type[Message]) -> None:
     schema = schema_file(model)
     assert list(schema)[:4] == ["$schema", "$id", "title", "description"]
@@ -297,7 +340,7 @@ def test_a_schema_says_what_it_is(model: type[Message]) -> None:
     assert set(schema["required"]) == {name for name, field in model.model_fields.items() if field.is_required()}
 
 
-@pytest.mark.parametrize("model", WIRE)
+@pytest.mark.parametrize("model", ALL)
 def test_a_schema_is_well_formed(model: type[Message]) -> None:
     schema = schema_file(model)
     for node in nodes(schema):
@@ -312,7 +355,7 @@ def test_a_schema_is_well_formed(model: type[Message]) -> None:
 
 
 def test_every_message_has_an_example_here() -> None:
-    assert tuple(type(message) for message in MESSAGES) == WIRE
+    assert tuple(type(message) for message in MESSAGES) == ALL
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
@@ -347,6 +390,29 @@ def test_the_schema_of_a_task_refuses(change: Node, path: str) -> None:
     assert [problem.partition(":")[0] for problem in problems(task, schema, schema)] == [path]
 
 
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"name": "two words"}, "$.plan.name"),
+        ({"steps": {}}, "$.plan.steps"),
+        ({"steps": {"two words": {"function": "greet"}}}, "$.plan.steps"),
+        ({"steps": {"greet": {"function": "greet", "aftre": []}}}, "$.plan.steps.greet"),
+    ],
+)
+def test_the_schema_of_a_plan_refuses_as_the_model_does(change: Node, path: str) -> None:
+    schema = schema_file(JobRequest)
+    request = {"plan": PLAN.model_dump(mode="json") | change}
+    assert [problem.partition(":")[0] for problem in problems(request, schema, schema)] == [path]
+    with pytest.raises(ValidationError):
+        JobRequest.model_validate(request)
+
+
+def test_a_state_as_it_is_written_validates() -> None:
+    schema = schema_file(Job)
+    job = next(each for each in MESSAGES if type(each) is Job)
+    assert list(problems(json.loads(job.model_dump_json(exclude_defaults=True)), schema, schema)) == []
+
+
 # -- AsyncAPI ----------------------------------------------------------------------------------------------
 
 
@@ -370,16 +436,20 @@ def test_the_operations_use_messages_of_their_channels() -> None:
             assert message["$ref"].startswith(f"{channel}/messages/")
 
 
+NOT_OF_THE_HOUSE = {"subscriber", "client", "service"}
+"""Anybody who listens, anybody who wants jobs, and every service."""
+
+
 def test_every_channel_is_used() -> None:
     api = document()
     used = {operation["channel"]["$ref"].rpartition("/")[2] for operation in api["operations"].values()}
     assert used == set(api["channels"])
-    assert {"subscriber", "service"} < {tag["name"] for node in api["operations"].values() for tag in node["tags"]}
+    assert {tag["name"] for node in api["operations"].values() for tag in node["tags"]} > NOT_OF_THE_HOUSE
 
 
 def test_the_services_are_those_of_the_house() -> None:
     tags = {tag["name"] for node in document()["operations"].values() for tag in node["tags"]}
-    for service in tags - {"subscriber", "service"}:
+    for service in tags - NOT_OF_THE_HOUSE:
         assert (ROOT / "services" / service / "__main__.py").is_file()
 
 
@@ -389,33 +459,60 @@ def all_streams() -> list[Stream]:
     return [*declared, subjects.frames_stream("frames-stream", 900), subjects.audio_stream(900), *tasks]
 
 
+def lies_on(address: str, subject: str) -> bool:
+    """Whether a subject, with wildcards, is that of a channel."""
+    wanted = subject.split(".")
+    tokens = [
+        "*" if re.fullmatch(r"{\w+}", token) and token not in subject else token for token in address.split(".")
+    ]
+    return tokens == wanted or (
+        wanted[-1] == ">" and len(tokens) >= len(wanted) and tokens[: len(wanted) - 1] == wanted[:-1]
+    )
+
+
 @pytest.mark.parametrize("stream", all_streams(), ids=lambda stream: stream.name)
 def test_every_subject_of_every_stream_has_a_channel(stream: Stream) -> None:
-    kept = [node for node in document()["channels"].values() if "x-jetstream" in node]
-    for subject in stream.config.subjects or []:
-        most = (
-            max(stream.config.max_msgs_per_subject or 0, 0) or None
-        )  # the queues of models that look and of those that listen differ
-        channel, *_ = [
-            node
-            for node in kept
-            if subject in node["x-jetstream"]["subjects"]
-            and node["x-jetstream"].get("max_messages_per_subject") == most
-        ]
-        assert channel["x-jetstream"]["stream"] == stream.name
-        assert f"`{stream.name}`" in channel["description"]
-        tokens = [
-            "*" if re.fullmatch(r"{\w+}", token) and token not in subject else token
-            for token in channel["address"].split(".")
-        ]
-        wanted = subject.split(".")
-        assert tokens == wanted or (wanted[-1] == ">" and tokens[: len(wanted) - 1] == wanted[:-1])
+    most = (
+        max(stream.config.max_msgs_per_subject or 0, 0) or None
+    )  # the queues of models that look and of those that listen differ
+    kept = [
+        node
+        for node in document()["channels"].values()
+        if node.get("x-jetstream", {}).get("stream") == stream.name
+        and node["x-jetstream"].get("max_messages_per_subject") == most
+    ]
+    found = {
+        subject: [node["address"] for node in kept if lies_on(node["address"], subject)]
+        for subject in stream.config.subjects or []
+    }
+    assert all(found.values()), found
+    assert sorted({address for addresses in found.values() for address in addresses}) == sorted(
+        {node["address"] for node in kept}
+    )
+    for node in kept:
+        assert f"`{stream.name}`" in node["description"]
+        assert node["x-jetstream"]["subjects"] == stream.config.subjects
 
 
-def test_the_feed_of_results_has_a_channel() -> None:
-    republish = subjects.RESULTS.config.republish
-    assert republish is not None
-    assert document()["channels"]["resultsFeed"]["address"] == republish.dest
+def test_what_is_republished_has_a_channel() -> None:
+    channels = document()["channels"]
+    republished = [stream.config.republish for stream in all_streams() if stream.config.republish]
+    assert {re.sub(r"{{wildcard\(\d\)}}", "*", str(each.dest)) for each in republished} == {
+        re.sub(r"{\w+}", "*", node["address"]) for node in channels.values() if "x-jetstream" not in node
+    }
+    assert channels["resultsFeed"]["address"] == subjects.RESULTS_FEED
+
+
+def test_only_messages_that_always_carry_a_header_require_it() -> None:
+    messages = document()["components"]["messages"]
+    identity = {
+        name for name, node in messages.items() if "Nats-Msg-Id" in node.get("headers", {}).get("required", [])
+    }
+    assert identity == {
+        "Captured", "Frame", "AudioWindow", "Task", "AudioTask", "Result", "RepublishedResult", "Event",
+        "SourceState", "DeadLetter", "StepTaskLater", "Slot",
+    }  # fmt: skip
+    assert "headers" not in messages["LogLines"]
 
 
 def test_the_parameters_are_those_of_the_addresses() -> None:
@@ -436,7 +533,7 @@ def test_the_yaml_is_read_as_it_was_meant() -> None:
 def test_writing_then_checking(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "proto"
     assert schemas.main([str(folder)]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == len(WIRE) + 1
+    assert len(capsys.readouterr().out.splitlines()) == len(ALL) + 1
     assert schemas.main([str(folder), "--check"]) == 0
     assert schemas.main([str(folder)]) == 0
     assert capsys.readouterr().out == ""
@@ -455,7 +552,7 @@ def test_drift_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     )
     schemas.write(tmp_path)
     assert schemas.drifted(tmp_path) == []
-    assert sorted(path.name for path in tmp_path.glob("*s.schema.json")) == ["theirs.schema.json"]
+    assert (tmp_path / "theirs.schema.json").read_text() == "{}\n"
     assert not (tmp_path / "old.schema.json").exists()
 
 

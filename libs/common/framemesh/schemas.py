@@ -1,8 +1,8 @@
 """The wire as files for other languages: a JSON Schema of every message, and AsyncAPI for where they travel.
 
 ``python -m framemesh.schemas proto`` writes them; with ``--check`` it says which have drifted from the code. Both
-are made from ``messages`` and ``subjects`` alone, so a subject or a stream is never described twice. A tool for
-developers: it needs PyYAML, which the services do not.
+are made from ``messages``, the messages of ``steps`` and ``subjects`` alone, so a subject or a stream is never
+described twice. A tool for developers: it needs PyYAML, which the services do not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,11 @@ from framemesh.messages import (
     Task,
 )
 from framemesh.settings import Settings, ttl_seconds
+from framemesh.steps.job import Job, StepTask
+from framemesh.steps.joblog import LogLines
+from framemesh.steps.lanes import Slot
+from framemesh.steps.schedules import JobRequest, Schedule
+from framemesh.steps.switchboard import FunctionState
 from framemesh.subjects import Stream
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -46,6 +51,10 @@ DUPLICATE_WINDOW = 120.0
 """Seconds that the server takes where a stream says nothing."""
 ASYNCAPI = "asyncapi.yaml"
 SUFFIX = ".schema.json"
+
+JOBS_WIRE: tuple[type[Message], ...] = (Job, StepTask, JobRequest, Schedule, FunctionState, Slot, LogLines)
+"""What travels for durable jobs."""
+ALL = WIRE + JOBS_WIRE
 
 TRACE_PATTERN = "^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
 
@@ -65,7 +74,17 @@ _PARAMETERS = {
     "model": "Kind of the model worker, e.g. DetectionInference",
     "stream": "Stream that the message could not leave alive",
     "subject": "Subject that the message came on, all of its tokens",
+    "job": "Id of the job",
+    "place": "Name of the step, with `:<item>` for one of its items",
+    "function": "Name of the function, as registered by `@step`",
+    "priority": "`high`, `normal` or `low`",
+    "name": "Name of the schedule; of a trigger any name",
+    "number": "Which of the function's slots, counted from 0",
 }
+_MSG_ID = "Nats-Msg-Id"
+_EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+_NOTHING_THERE = "`0`: refused where a message lies on the subject"
+_NEWEST = "Sequence of the state that this one follows, `0` for the first: refused when there is a newer one"
 
 
 @dataclass(frozen=True)
@@ -77,10 +96,17 @@ class Channel:
     stream: Stream
     message: type[Message]
     text: str
-    msg_id: str
+    msg_id: str = ""
+    """What Nats-Msg-Id is; empty where messages carry none."""
     traced: bool = True
     feed: bool = False
     """Republished by the server: a plain subject, for plain subscribers."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Further headers that every message carries, with what they are."""
+    options: dict[str, str] = field(default_factory=dict)
+    """Those that only some carry."""
+    variant: str = ""
+    """Tells messages of one kind with other headers apart."""
 
 
 @dataclass(frozen=True)
@@ -196,9 +222,115 @@ CHANNELS = (
         "<stream>/<stream sequence>/<consumer>",
         traced=False,
     ),
+    Channel(
+        "jobStates",
+        subjects.job_state("{job}"),
+        subjects.JOBS,
+        Job,
+        "The newest state of a job, whole; fields that have their default are left out. It is replaced under "
+        "compare-and-set, and removed some time after the job has ended (setting `jobs_kept`).",
+        traced=False,
+        headers={_EXPECTED: _NEWEST},
+    ),
+    Channel(
+        "jobUpdates",
+        subjects.job_updates("{job}"),
+        subjects.JOBS,
+        Job,
+        "Every new state of a job, as the server republishes it: subscribe without JetStream. At most once, "
+        "with no memory.",
+        traced=False,
+        feed=True,
+        headers={_EXPECTED: _NEWEST},
+    ),
+    Channel(
+        "jobSteps",
+        subjects.job_step("{function}", "{priority}", "{job}", "{place}"),
+        subjects.JOBS,
+        StepTask,
+        "A step that is to be done now, until it is acked. One that lies here is not sent again.",
+        traced=False,
+        options={
+            _MSG_ID: "`<job>/<place>/<attempt>`; of a first try, and of one that was due long ago",
+            _EXPECTED: f"{_NOTHING_THERE}; with Nats-Msg-Id",
+            "Nats-Scheduler": "Subject of the schedule, where the server published the next try when it was due",
+            "Nats-Schedule-Next": "`purge`, with Nats-Scheduler",
+        },
+    ),
+    Channel(
+        "jobRetries",
+        subjects.job_retry("{job}", "{place}"),
+        subjects.JOBS,
+        StepTask,
+        "The next try of a step, which the server publishes as a step when it is due, and then removes here.",
+        "<job>/<place>/<attempt>/later",
+        traced=False,
+        headers={
+            "Nats-Schedule": "`@at <time>`, RFC 3339",
+            "Nats-Schedule-Target": f"`{subjects.job_step('{function}', '{priority}', '{job}', '{place}')}`",
+        },
+        variant="Later",
+    ),
+    Channel(
+        "jobSchedules",
+        subjects.job_schedule("{name}"),
+        subjects.JOBS,
+        Schedule,
+        "A schedule, until it is removed. The server publishes it as a trigger each time that it is due.",
+        traced=False,
+        headers={
+            "Nats-Schedule": "Six fields, the second first; or `@daily`, `@every 5m`",
+            "Nats-Schedule-Target": f"`{subjects.job_trigger('{name}')}`",
+        },
+        options={"Nats-Schedule-Time-Zone": "Time zone, e.g. Europe/Berlin; not with `@every`"},
+    ),
+    Channel(
+        "jobTriggers",
+        subjects.job_trigger("{name}"),
+        subjects.JOBS,
+        JobRequest,
+        "Asks for a job. Without a `key` in it each trigger makes one job. One that waits is replaced by a newer "
+        "one of its name, so of several runs of a schedule that were missed one is made up for.",
+        traced=False,
+        options={
+            "Nats-Scheduler": "Subject of the schedule, where the server published it",
+            "Nats-Schedule-Next": "When the server does so next, RFC 3339",
+        },
+    ),
+    Channel(
+        "jobSlots",
+        subjects.job_slot("{function}", "{number}"),
+        subjects.JOBS,
+        Slot,
+        "Who holds one of these may do a step of the function: there are as many as may be done at a time. Given "
+        "back by a nak, never acked.",
+        "<function>/<number>/<clock of who made it>",
+        traced=False,
+        headers={_EXPECTED: _NOTHING_THERE},
+    ),
+    Channel(
+        "jobFunctions",
+        subjects.job_function("{function}"),
+        subjects.JOBS,
+        FunctionState,
+        "What is known of a function that a worker has, or had, and what has been set: paused, how many at a "
+        "time, how many a second. Replaced under compare-and-set.",
+        traced=False,
+        headers={_EXPECTED: _NEWEST},
+    ),
+    Channel(
+        "jobLogs",
+        subjects.job_log("{job}", "{place}"),
+        subjects.JOBLOGS,
+        LogLines,
+        "What the logger of one try of a step said, some lines at a time. It has no headers, so two "
+        "copies may be kept.",
+        traced=False,
+    ),
 )
 
 _WORKERS, _ = subjects.worker_consumers("{model}")
+_STEPS = subjects.step_consumer("{function}", "{priority}")
 _BATCHES = f"Pulls with the durable consumer `{_WORKERS.name}`, which all workers of a model share."
 
 OPERATIONS = (
@@ -266,6 +398,47 @@ OPERATIONS = (
     Operation("subscriber", "receive", "resultsFeed", "Anybody: a plain subscription."),
     Operation("subscriber", "receive", "events", "Anybody: an ordered consumer, or a plain subscription."),
     Operation("service", "send", "dead", "Every service, for what it cannot process."),
+    Operation("client", "send", "jobStates", "Whoever submits, cancels or retries a job."),
+    Operation("client", "send", "jobSteps", "Whoever submits a job: the first ones."),
+    Operation("client", "send", "jobTriggers", "Anybody who wants a job, without waiting for it to be checked."),
+    Operation("client", "send", "jobSchedules", "As `framemesh schedules add` does."),
+    Operation("client", "send", "jobFunctions", "As `framemesh functions pause`, `resume` and `limit` do."),
+    Operation("client", "send", "jobSlots", "As many as a function may do at a time, when that is set."),
+    Operation("client", "receive", "jobStates", "As `framemesh jobs show` does, without a consumer."),
+    Operation("client", "receive", "jobLogs", "As `framemesh jobs logs` does, without a consumer."),
+    Operation("subscriber", "receive", "jobUpdates", "Anybody: a plain subscription."),
+    Operation(
+        "service",
+        "receive",
+        "jobSteps",
+        f"Workers of steps pull with the durable consumer `{_STEPS.name}`, which all workers of a function share.",
+    ),
+    Operation("service", "receive", "jobStates", "Workers of steps look up the newest one, without a consumer."),
+    Operation("service", "send", "jobStates", "Workers of steps, for what became of a step."),
+    Operation("service", "send", "jobSteps", "Workers of steps, for those that a step has set free."),
+    Operation("service", "send", "jobRetries", "Workers of steps, for a try that has failed."),
+    Operation(
+        "service",
+        "receive",
+        "jobSlots",
+        "Workers of steps pull, for a function with a bound, with the durable consumer "
+        f"`{subjects.slot_consumer('{function}').name}`.",
+    ),
+    Operation("service", "send", "jobSlots", "Workers of steps, for a function that has a bound from the first."),
+    Operation("service", "send", "jobFunctions", "Workers of steps, when they start."),
+    Operation("service", "receive", "jobFunctions", "Workers of steps look every 2 s, without a consumer."),
+    Operation("service", "send", "jobLogs", "Workers of steps, twice a second while a step logs."),
+    Operation("jobs", "receive", "jobUpdates", "To know that there is something to read."),
+    Operation("jobs", "receive", "jobStates", "Reads them on into the database, without a consumer."),
+    Operation("jobs", "send", "jobStates", "For the jobs that triggers ask for."),
+    Operation("jobs", "send", "jobSteps", "The first ones of these jobs, and those that nobody could send."),
+    Operation("jobs", "send", "jobRetries", "Those that nobody could send."),
+    Operation(
+        "jobs",
+        "receive",
+        "jobTriggers",
+        f"Pulls with the durable consumer `{subjects.trigger_consumer().name}`, which all replicas share.",
+    ),
 )
 
 
@@ -280,10 +453,19 @@ def slug(model: type[Message]) -> str:
 def schema(model: type[Message]) -> Node:
     """JSON Schema (2020-12) of what a receiver takes; a field with a default may be left out."""
     body = model.model_json_schema()
+    _close(body)
     definitions = body.pop("$defs", {})
     head = {"$schema": DIALECT, "$id": URN + slug(model), "title": body.pop("title")}
     tail = {"$defs": dict(sorted(definitions.items()))} if definitions else {}
     return head | {"description": body.pop("description")} | body | tail
+
+
+def _close(node: Any) -> None:
+    """Where names follow a pattern others are refused, which pydantic does not say."""
+    if isinstance(node, dict) and isinstance(node.get("patternProperties"), dict):
+        node["additionalProperties"] = False
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _close(child)
 
 
 # -- AsyncAPI -------------------------------------------------------------------------------------------
@@ -311,7 +493,7 @@ def asyncapi() -> Node:
         "operations": {_operation_name(operation): _operation(operation) for operation in OPERATIONS},
         "components": {
             "messages": {_key(channel): _message(channel) for channel in CHANNELS},
-            "schemas": {model.__name__: {"$ref": f"./{slug(model)}{SUFFIX}"} for model in WIRE},
+            "schemas": {model.__name__: {"$ref": f"./{slug(model)}{SUFFIX}"} for model in ALL},
         },
     }
 
@@ -319,12 +501,14 @@ def asyncapi() -> Node:
 _ABOUT = f"""\
 What Framemesh's services say to each other over NATS JetStream: JSON, one message each.
 
-A receiver ignores fields that it does not know, so a newer sender never breaks an older reader. A message that
-fails validation goes to the dead letters. Times are seconds since the epoch, UTC. Pictures and sound never travel
-here: `url` is the claim check of the JPEG or WAV in SeaweedFS.
+A receiver ignores fields that it does not know, so a newer sender never breaks an older reader; in the plan of a
+job they are refused. A message that fails validation goes to the dead letters. Times are seconds since the epoch,
+UTC. Pictures and sound never travel here: `url` is the claim check of the JPEG or WAV in SeaweedFS.
 
-Every message carries the header `Nats-Msg-Id`, by which its stream keeps one of two copies, and most carry
-`traceparent` (W3C Trace Context). The schemas are JSON Schema 2020-12.
+Frames, sound, tasks, results, events and dead letters carry the header `Nats-Msg-Id`, by which their stream keeps
+one of two copies, and most `traceparent` (W3C Trace Context). Of the messages of jobs some do; a state of a job
+follows the one before it by compare-and-set instead. That a job was cancelled is also told on the plain subject
+`{subjects.job_cancelled("{job}")}`, with nothing in it. The schemas are JSON Schema 2020-12.
 
 {Heartbeat.__name__} does not travel on NATS: it lies in Redis under `service:<kind>:<instance>` and fades there.
 """
@@ -345,7 +529,7 @@ def _channel(channel: Channel) -> Node:
 
 
 def _key(channel: Channel) -> str:
-    return ("Republished" if channel.feed else "") + channel.message.__name__
+    return ("Republished" if channel.feed else "") + channel.message.__name__ + channel.variant
 
 
 def _kept(channel: Channel) -> str:
@@ -394,30 +578,34 @@ def _whole(value: float) -> float:
 
 def _message(channel: Channel) -> Node:
     name = channel.message.__name__
-    headers: Node = {
-        "Nats-Msg-Id": {"type": "string", "description": f"`{channel.msg_id}`"},
-    }
+    headers: Node = {_MSG_ID: _header(f"`{channel.msg_id}`")} if channel.msg_id else {}
     if channel.traced:
-        headers["traceparent"] = {
-            "type": "string",
-            "pattern": TRACE_PATTERN,
-            "description": "Trace of the frame, from capture to result",
-        }
+        headers["traceparent"] = _header("Trace of the frame, from capture to result") | {"pattern": TRACE_PATTERN}
+    required = [name for name in headers if name != "traceparent"] + list(channel.headers)
+    headers |= {name: _header(text) for name, text in (channel.headers | channel.options).items()}
     if channel.feed:
         headers |= {
-            "Nats-Stream": {"type": "string", "description": "Stream that the result lies in"},
-            "Nats-Subject": {"type": "string", "description": "Subject that it was published on"},
-            "Nats-Sequence": {"type": "string", "description": "Its sequence there"},
-            "Nats-Time-Stamp": {"type": "string", "description": "When the stream took it, RFC 3339"},
+            "Nats-Stream": _header("Stream that the message lies in"),
+            "Nats-Subject": _header("Subject that it was published on"),
+            "Nats-Sequence": _header("Its sequence there"),
+            "Nats-Time-Stamp": _header("When the stream took it, RFC 3339"),
         }
     return {
         "name": _key(channel),
         "title": name,
         "summary": (channel.message.__doc__ or "").splitlines()[0],
         "contentType": "application/json",
-        "headers": {"type": "object", "required": ["Nats-Msg-Id"], "properties": headers},
+        **({"headers": _headers(required, headers)} if headers else {}),
         "payload": {"$ref": f"#/components/schemas/{name}"},
     }
+
+
+def _headers(required: list[str], properties: Node) -> Node:
+    return {"type": "object", **({"required": required} if required else {}), "properties": properties}
+
+
+def _header(text: str) -> Node:
+    return {"type": "string", "description": text}
 
 
 def _operation_name(operation: Operation) -> str:
@@ -443,7 +631,7 @@ def _operation(operation: Operation) -> Node:
 @cache
 def files() -> dict[str, str]:
     """Name and text of every file."""
-    found = {slug(model) + SUFFIX: json.dumps(schema(model), indent=2) + "\n" for model in WIRE}
+    found = {slug(model) + SUFFIX: json.dumps(schema(model), indent=2) + "\n" for model in ALL}
     return found | {ASYNCAPI: _yaml(asyncapi())}
 
 
@@ -487,7 +675,7 @@ def _yaml(document: Node) -> str:
 
     Dumper.add_representer(str, text)
     plain = json.loads(json.dumps(document))  # neither enums nor shared parts, which YAML would write as anchors
-    head = "# Made from framemesh/messages.py and framemesh/subjects.py by `make generate`: do not edit.\n"
+    head = "# Made from framemesh's messages, steps and subjects.py by `make generate`: do not edit.\n"
     return head + str(yaml.dump(plain, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110))
 
 
