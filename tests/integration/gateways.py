@@ -5,17 +5,27 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from aiohttp import ClientResponse, ClientSession
 
+from framemesh import subjects
 from framemesh.analysis import AnalysisStatus, analysis_plan
+from framemesh.bus import Bus
+from framemesh.embedded import free_port
+from framemesh.registry import Registry
+from framemesh.steps.client import Jobs
 from framemesh.steps.context import Context
 from framemesh.steps.functions import Function, Skip, StepFailed
+from framemesh.steps.job import Job
 from framemesh.tokens import Scope
 from services.gateway.gateway import Gateway
+from services.gateway.settings import GatewaySettings
+from tests.integration.stepping import Begin
 
 STEPS = list(analysis_plan().steps)
 URL = "https://example.org/talk.mp4"
@@ -164,3 +174,35 @@ class Site:
     @property
     def nobody(self) -> Client:
         return Client(self.session, self.base)
+
+
+@asynccontextmanager
+async def serving(bus: Bus, registry: Registry, servers: Mapping[str, str], folder: Path) -> AsyncIterator[Site]:
+    """A gateway that takes two uploads of 64 MiB at a time."""
+    settings = GatewaySettings(
+        **servers,  # type: ignore[arg-type]
+        instance="gateway",
+        gateway_port=free_port(),
+        gateway_upload_mb=64,
+        gateway_uploads=2,
+        jobs_database=f"sqlite:///{folder}/jobs.db",
+    )
+    gateway = Gateway(settings, bus, registry)
+    try:
+        await gateway.prepare()
+        async with ClientSession() as session:
+            yield Site(gateway, session, f"http://127.0.0.1:{settings.gateway_port}")
+    finally:
+        await gateway.finish()
+
+
+@asynccontextmanager
+async def working(begin: Begin, jobs: Jobs, bus: Bus) -> AsyncIterator[Pipeline]:
+    """A worker that has the pipeline's functions; what a test leaves is cancelled."""
+    made = Pipeline()
+    async with begin(*made.functions()):
+        yield made
+        made.gate.set()
+        async for stored in bus.read(subjects.JOBS.name, subjects.job_state("*"), 1, Job):
+            if stored.message.plan.name == "analysis" and not stored.message.status.over:
+                await jobs.cancel(stored.message.id)

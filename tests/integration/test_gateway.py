@@ -17,18 +17,15 @@ from framemesh import subjects
 from framemesh.analysis import AnalysisStatus, legal
 from framemesh.blobs import BlobStore
 from framemesh.bus import Bus
-from framemesh.embedded import free_port
 from framemesh.errors import FramemeshError
 from framemesh.registry import Registry
 from framemesh.steps import files
 from framemesh.steps.client import Jobs
-from framemesh.steps.job import Job
 from framemesh.tokens import Scope
 from services.gateway.gateway import Gateway
-from services.gateway.settings import GatewaySettings
 from services.jobs.jobs import JobsService
 from services.jobs.settings import JobsSettings
-from tests.integration.gateways import STEPS, URL, Client, Pipeline, Sent, Site, events
+from tests.integration.gateways import STEPS, URL, Client, Pipeline, Sent, Site, events, serving, working
 from tests.integration.stepping import Begin, one
 from tests.samples import OwnServer, until
 
@@ -37,22 +34,8 @@ PART = files.PART_BYTES
 
 @pytest.fixture
 async def site(bus: Bus, registry: Registry, servers: Mapping[str, str], tmp_path: Path) -> AsyncIterator[Site]:
-    """A gateway that takes uploads of 64 MiB."""
-    settings = GatewaySettings(
-        **servers,  # type: ignore[arg-type]
-        instance="gateway",
-        gateway_port=free_port(),
-        gateway_upload_mb=64,
-        gateway_uploads=2,
-        jobs_database=f"sqlite:///{tmp_path}/jobs.db",
-    )
-    gateway = Gateway(settings, bus, registry)
-    try:
-        await gateway.prepare()
-        async with aiohttp.ClientSession() as session:
-            yield Site(gateway, session, f"http://127.0.0.1:{settings.gateway_port}")
-    finally:
-        await gateway.finish()
+    async with serving(bus, registry, servers, tmp_path) as made:
+        yield made
 
 
 @pytest.fixture
@@ -76,14 +59,8 @@ async def projected(
 
 @pytest.fixture
 async def pipeline(begin: Begin, jobs: Jobs, bus: Bus) -> AsyncIterator[Pipeline]:
-    """A worker that has the pipeline's functions; what a test leaves is cancelled."""
-    made = Pipeline()
-    async with begin(*made.functions()):
+    async with working(begin, jobs, bus) as made:
         yield made
-        made.gate.set()
-        async for stored in bus.read(subjects.JOBS.name, subjects.job_state("*"), 1, Job):
-            if stored.message.plan.name == "analysis" and not stored.message.status.over:
-                await jobs.cancel(stored.message.id)
 
 
 @pytest.fixture

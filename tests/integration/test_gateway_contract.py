@@ -1,0 +1,99 @@
+"""The API does what ``proto/openapi.yaml`` says, whatever it is asked (schemathesis)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+import yaml
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
+from schemathesis.core.result import Ok
+from schemathesis.generation.case import Case
+
+from framemesh.bus import Bus
+from framemesh.registry import Registry
+from framemesh.steps.client import Jobs
+from framemesh.tokens import Scope
+from services.gateway import openapi
+from services.gateway.routes import ROUTES
+from tests.integration.gateways import Client, Pipeline, Site, serving, working
+from tests.integration.stepping import Begin
+
+EXAMPLES = 25
+PATHS = {(route.method, route.path) for route in ROUTES} | {("GET", "/healthz")}
+
+
+def test_the_file_is_what_the_code_says() -> None:
+    assert openapi.main(["--check", str(Path(__file__).parents[2] / "proto")]) == 0
+
+
+def test_a_file_that_has_drifted_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert openapi.main(["--check", str(tmp_path)]) == 1
+    assert "openapi.yaml has drifted from the code; run `make generate`" in capsys.readouterr().err
+    assert openapi.main([str(tmp_path)]) == 0
+    assert openapi.main(["--check", str(tmp_path)]) == 0
+
+
+def test_every_route_is_told_once() -> None:
+    told = yaml.safe_load(openapi.text())["paths"]
+    assert {(method.upper(), path) for path, methods in told.items() for method in methods} == PATHS
+    names = [operation["operationId"] for methods in told.values() for operation in methods.values()]
+    assert len(set(names)) == len(names)
+
+
+@pytest.fixture
+async def site(bus: Bus, registry: Registry, servers: Mapping[str, str], tmp_path: Path) -> AsyncIterator[Site]:
+    async with serving(bus, registry, servers, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def pipeline(begin: Begin, jobs: Jobs, bus: Bus) -> AsyncIterator[Pipeline]:
+    async with working(begin, jobs, bus) as made:
+        yield made
+
+
+def operations() -> dict[tuple[str, str], Any]:
+    schema = schemathesis.openapi.from_dict(yaml.safe_load(openapi.text()))
+    found = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
+    return {(operation.method.upper(), operation.path): operation for operation in found}
+
+
+def fuzz(operation: Any, client: Client, mode: GenerationMode) -> None:
+    """Ask many things of one operation, and look whether each answer is one that it may give."""
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case: Case[Any]) -> None:
+        if mode is GenerationMode.POSITIVE:
+            case.query.pop("cursor", None)  # what looks like a cursor need not be one
+            if isinstance(case.body, dict) and "key" in case.body:
+                case.headers.pop("Idempotency-Key", None)  # the two must say the same
+        response = case.call(base_url=client.base, headers=client.headers, timeout=20)
+        case.validate_response(response, headers=client.headers)
+
+    ask()
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=lambda mode: mode.value)
+@pytest.mark.parametrize(("method", "path"), sorted(PATHS))
+async def test_an_operation_keeps_its_word(
+    site: Site, pipeline: Pipeline, method: str, path: str, mode: GenerationMode
+) -> None:
+    operation = operations()[method, path]
+    if mode is GenerationMode.NEGATIVE and path == "/healthz":
+        pytest.skip("it takes nothing that could be wrong")
+    client = await site.client("fuzzer", Scope.ADMIN)
+    await asyncio.to_thread(fuzz, operation, client, mode)
