@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from enum import Enum
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ from pydantic.fields import FieldInfo
 
 from framemesh.cli import app
 from framemesh.inference import WorkerSettings
-from framemesh.mesh import service_names
+from framemesh.mesh import service_names, step_services
+from framemesh.messages import Message
+from framemesh.schemas import ALL
 from framemesh.settings import Settings
-from framemesh.steps.worker import StepSettings
+from framemesh.steps.worker import StepSettings, StepWorker
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -45,6 +49,14 @@ def shown(field: FieldInfo) -> str:
     return "empty" if default == "" else f"`{default}`"
 
 
+@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
+def test_every_message_has_an_example(kind: type[Message]) -> None:
+    example = re.search(r"^    \{.*?(?=\n\n|\Z)", section("messages.md", kind.__name__), re.M | re.S)
+    assert example, kind
+    if "…" not in example[0]:  # else it is shortened
+        kind.model_validate(json.loads(example[0]))
+
+
 def own_fields(settings: type[Settings], base: type[Settings]) -> dict[str, FieldInfo]:
     return {name: field for name, field in settings.model_fields.items() if name not in base.model_fields}
 
@@ -68,11 +80,30 @@ def test_settings_of_every_service(every_settings: dict[str, type[Settings]]) ->
         check_settings(section("services.md", title), own_fields(settings, base))
 
 
+@pytest.mark.parametrize("name", step_services())
+def test_settings_of_the_steps_of_whole_files(name: str, every_settings: dict[str, type[Settings]]) -> None:
+    found = vars(import_module(f"services.{name}")).values()
+    settings: type[Settings] = next(
+        each for each in found if StepWorker in getattr(each, "__bases__", ())
+    ).settings_type
+    live = next(
+        each for title, each in every_settings.items() if f"{title.removesuffix('Settings').lower()}.steps" == name
+    )
+    known = live.model_fields | StepSettings.model_fields
+    own = {
+        field: given
+        for field, given in settings.model_fields.items()
+        if field not in known or given.default != known[field].default
+    }
+    check_settings(section("services.md", name), own)
+
+
 def test_every_service_is_in_the_readme() -> None:
-    assert set(service_names()) <= {
-        line.split("|")[1].strip()
+    assert {*service_names(), *step_services()} <= {
+        name
         for line in (ROOT / "README.md").read_text().splitlines()
         if line.startswith("|")
+        for name in line.split("|")[1].strip().split(", ")
     }
 
 
