@@ -37,6 +37,7 @@ from services.gateway.problems import Problem, away
 
 KEY_HEADER = "Idempotency-Key"
 PAGE = 200
+WORKERS = "media, face.steps, voice.steps, transcribe.steps and analyst"
 JSON, FORM = "application/json", "multipart/form-data"
 
 
@@ -56,6 +57,7 @@ async def alive(request: web.Request) -> web.Response:
 
 async def submit(call: Call) -> web.Response:
     """Take in a video, by its address or as it is."""
+    await _check_workers(call.desk)
     match call.request.content_type:
         case "application/json":
             return await _submit_url(call)
@@ -140,12 +142,17 @@ async def _made(call: Call, given: dict[str, Any], new: Submission, key: str | N
 
 
 async def _submitted(call: Call, given: dict[str, Any], new: Submission, key: str | None) -> Job:
+    return await call.desk.jobs.submit(
+        analysis_plan(), given, owner=call.token.name, priority=Priority(new.priority), key=key
+    )
+
+
+async def _check_workers(desk: Desk) -> None:
+    """Say before an upload, not after it, that nobody can work it off. Raises Problem."""
     try:
-        return await call.desk.jobs.submit(
-            analysis_plan(), given, owner=call.token.name, priority=Priority(new.priority), key=key
-        )
+        await desk.jobs.check(analysis_plan(), {})
     except PlanError as error:  # the plan is ours: what it lacks are workers
-        raise away(f"{error}; the services media, face, voice, transcribe and analyst do it", 30) from error
+        raise away(f"{error}; {WORKERS} do the analysis", 30) from error
 
 
 def _accepted(job: Job, place: Any, status: int) -> web.Response:
