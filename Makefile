@@ -23,7 +23,7 @@ demo: $(STAMP) ## run a real video through the whole mesh and list its events
 	@$(BIN)/framemesh demo --keep demo-output
 
 test: $(STAMP) ## every test, against real servers
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP) ## format, lint, types, layers, generated files
 	$(BIN)/ruff format --check .
@@ -47,9 +47,10 @@ lock: ## pin every dependency again in requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate -q -o requirements.lock
 
-bench: $(STAMP) ## the mesh, and each model's worker, against a bare loop
+bench: $(STAMP) ## the mesh and each model's worker against a bare loop, jobs against Celery
 	$(BIN)/python -m benchmarks.live_path
 	$(BIN)/python -m benchmarks.models
+	$(BIN)/python -m benchmarks.chains
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) demo-output .pytest_cache .import_linter_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,6 +20,7 @@ from framemesh.service import Service
 from framemesh.steps.admission import Admission
 from framemesh.steps.client import Jobs
 from framemesh.steps.schedules import JobRequest
+from framemesh.tasks import heed_cancellation
 from services.jobs.mender import Mender
 from services.jobs.projection import Projection
 from services.jobs.settings import JobsSettings
@@ -75,6 +76,7 @@ class JobsService(Service[JobsSettings]):
 
     async def _leading(self) -> None:
         while True:
+            heed_cancellation()
             async with self.registry.lease(LEASE, self.instance) as lost:
                 log.info("keeping the database up to date")
                 async with asyncio.TaskGroup() as group:
@@ -89,11 +91,13 @@ class JobsService(Service[JobsSettings]):
     async def _mending(self) -> None:
         mender = Mender(self.bus, self._table, self._jobs.store, Admission(self.registry.redis))
         while True:
+            heed_cancellation()
             await mender.look(self.settings.jobs_per_owner)
             await asyncio.sleep(LOOK_S)
 
     async def _tidying(self) -> None:
         while True:
+            heed_cancellation()
             if count := await self._projection.put_away(self.settings.jobs_kept):
                 log.info("put away %d jobs that ended %g s ago", count, self.settings.jobs_kept)
                 continue

@@ -15,6 +15,7 @@ from framemesh import subjects
 from framemesh.bus import Bus
 from framemesh.database.jobs import JobTable
 from framemesh.steps.job import Job
+from framemesh.tasks import heed_cancellation
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class Projection:
         """Follow until cancelled."""
         seq = await self._begin()
         while True:
+            heed_cancellation()
             self._changed.clear()
             seq = await self.catch_up(seq)
             await asyncio.sleep(PAUSE_S)

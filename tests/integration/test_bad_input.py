@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -136,7 +137,7 @@ async def worker(
     finally:
         process.terminate()
         status = await asyncio.wait_for(process.wait(), 10)
-    assert status == 0
+    assert status == -signal.SIGTERM
 
 
 async def test_pictures(servers: Mapping[str, str], bus: Bus, blobs: BlobStore, source: str) -> None:

@@ -102,7 +102,7 @@ class JobStore:
         return True
 
     async def _write_and_send(self, job: Job, orders: list[Order]) -> None:
-        """In one round trip, as the server keeps their order; a step of a job that is there already does no harm."""
+        """In one round trip, as the server keeps their order; a step of a job that is there does no harm."""
         if any(order.function is None for order in orders):
             await self._write(job, 0)
             await self.send(orders, job)

@@ -18,6 +18,7 @@ from framemesh.messages import Message
 from framemesh.steps.functions import Function
 from framemesh.steps.lanes import set_slots
 from framemesh.steps.plan import NAME_PATTERN
+from framemesh.tasks import heed_cancellation
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +128,7 @@ class Switch:
     async def watch(self) -> None:
         """Look again and again, until cancelled."""
         while True:
+            heed_cancellation()
             await asyncio.sleep(LOOK_S)
             try:
                 state = (await self._board.all()).get(self._function.name)

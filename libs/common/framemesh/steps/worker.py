@@ -25,6 +25,7 @@ from framemesh.steps.lanes import Lanes, Slot, Slots
 from framemesh.steps.runner import Where
 from framemesh.steps.store import JobStore
 from framemesh.steps.switchboard import Rate, Switch, Switchboard
+from framemesh.tasks import heed_cancellation
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class StepWorker(Service[S]):
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
+                    heed_cancellation()
                     await self._turn(group, function, switch, hands, lanes, slots, rate)
         finally:
             await lanes.close()
