@@ -87,6 +87,8 @@ def fuzz(operation: Any, client: Client, mode: GenerationMode) -> None:
     ask()
 
 
+# The server runs beside the strategies in this process, and takes its own random numbers.
+@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=lambda mode: mode.value)
 @pytest.mark.parametrize(("method", "path"), sorted(PATHS))
 async def test_an_operation_keeps_its_word(
