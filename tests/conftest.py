@@ -8,6 +8,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,28 @@ SETTINGS = (
     "services.gateway.settings.GatewaySettings",
     "services.analyst.settings.AnalystSettings",
 )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """As ``pytest_runtest_call``."""
+    with _skipped_without_assets():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """What needs an asset is skipped where that is neither on the machine nor to be had."""
+    with _skipped_without_assets():
+        return (yield)
+
+
+@contextmanager
+def _skipped_without_assets() -> Iterator[None]:
+    try:
+        yield
+    except pinned.AssetUnavailable as error:
+        pytest.skip(f"{error}")
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,9 @@ async def run(plan: Plan, data: Path, moments: dict[int, Kill]) -> tuple[dict[st
 
     def watch(progress: Progress) -> None:
         for count in [count for count in waiting if sum(progress.results.values()) >= count]:
-            waiting.pop(count)(mesh)
+            with contextlib.suppress(KeyError):  # it is only being started again: at the next one
+                waiting[count](mesh)
+                waiting.pop(count)
 
     async def listen() -> None:
         """A plain NATS client, which knows nothing of JetStream."""

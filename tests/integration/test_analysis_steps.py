@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
-from framemesh import audio, mediafile
+from framemesh import assets, audio, mediafile
 from framemesh.audio import RATE, Cut, Samples
 from framemesh.blobs import BlobStore
 from framemesh.bus import Bus
@@ -116,6 +116,7 @@ async def running(module: str, environment: Mapping[str, str]) -> AsyncIterator[
 @pytest.fixture
 async def jobs(bus: Bus, redis: Redis, servers: Mapping[str, str]) -> AsyncIterator[Jobs]:
     """The mesh's jobs, with the four services that work the analysis off."""
+    assets.ensure("yunet")
     made = Jobs(bus, redis)
     await made.store.declare()
     async with AsyncExitStack() as stack:
