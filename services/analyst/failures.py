@@ -6,10 +6,10 @@ from typing import Any
 
 from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
+from framemesh.delays import asked_for
 from framemesh.errors import FramemeshError
 from framemesh.steps.functions import StepFailed
 from framemesh.telemetry import redact
-from services.analyst.delays import asked_for
 from services.analyst.settings import AnalystSettings
 
 _LONGEST = 300

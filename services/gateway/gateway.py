@@ -16,7 +16,7 @@ from framemesh.database.tokens import TokenTable
 from framemesh.errors import FramemeshError
 from framemesh.service import Service
 from framemesh.steps.client import Jobs
-from framemesh.steps.worker import COLLECTION
+from framemesh.steps.files import COLLECTION
 from services.gateway.app import make_app
 from services.gateway.desk import Desk
 from services.gateway.settings import GatewaySettings

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +15,7 @@ from aiohttp import BodyPartReader, ClientError, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from framemesh.blobs import BlobError, BlobStore
-from framemesh.steps.files import MARK, PART_BYTES
+from framemesh.steps.files import MARK, PART_BYTES, Part, Parts
 from services.gateway.bodies import parse_json
 from services.gateway.problems import Problem, away
 
@@ -36,23 +35,23 @@ class Stored:
     """A file that lies in the store."""
 
     blobs: BlobStore
-    parts: list[dict[str, Any]] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
     size: int = 0
     address: str = ""
 
     async def add(self, data: bytes) -> None:
         """Store one more part. Raises Problem."""
-        self.parts.append({"url": await self._put(data), "bytes": len(data)})
+        self.parts.append(Part(url=await self._put(data), bytes=len(data)))
         self.size += len(data)
 
     async def close(self) -> None:
         """Store the list of the parts. Raises Problem."""
-        listed = json.dumps({"bytes": self.size, "parts": self.parts}).encode()
+        listed = Parts(bytes=self.size, parts=self.parts).model_dump_json().encode()
         self.address = await self._put(listed) + MARK
 
     async def delete(self) -> None:
         """Delete all of it; what the store does not delete now goes with its time to live."""
-        urls = [str(part["url"]) for part in self.parts]
+        urls = [part.url for part in self.parts]
         if self.address:
             urls.append(self.address.removesuffix(MARK))
         for url in urls:

@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import aiohttp
 from yarl import URL
 
 from framemesh import __version__
+from framemesh.delays import asked_for
 from framemesh.errors import FramemeshError
 from framemesh.steps.functions import StepFailed
 from services.media.addresses import Guard
@@ -28,7 +28,6 @@ CHUNK = 1 << 18
 SAY_S = 0.5
 CONNECT_S = 15.0
 SILENCE_S = 30.0
-LONGEST_DELAY_S = 3600.0
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -227,7 +226,7 @@ class _Download:
     def _refuse(self, answer: aiohttp.ClientResponse) -> None:
         said = f"input.url: {self._name}: the server says {answer.status} {answer.reason or ''}".rstrip()
         if answer.status in _LATER:
-            raise StepFailed(said, delay=_delay(answer.headers.get("Retry-After", "")))
+            raise StepFailed(said, delay=asked_for(answer.headers))
         raise FramemeshError(f"{said}: check the address and whether anybody may read it")
 
     def _too_large(self, size: int) -> FramemeshError:
@@ -272,15 +271,3 @@ def _range(answer: aiohttp.ClientResponse) -> tuple[int | None, int | None]:
         return None, None
     first, _, total = found.groups()
     return None if first is None else int(first), None if total == "*" else int(total)
-
-
-def _delay(retry_after: str) -> float | None:
-    """Seconds that a server wants one to wait; it may say a date."""
-    try:
-        seconds = float(retry_after)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
-        except ValueError:
-            return None
-    return min(max(seconds, 0.0), LONGEST_DELAY_S)

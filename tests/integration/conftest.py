@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -16,7 +15,7 @@ from framemesh.registry import Registry
 from framemesh.steps.client import Jobs
 from framemesh.steps.functions import Function
 from framemesh.steps.worker import StepSettings
-from tests.integration.stepping import AnyWorker, Begin
+from tests.integration.stepping import AnyWorker, Begin, at_work
 
 
 @pytest.fixture
@@ -34,16 +33,8 @@ def begin(bus: Bus, registry: Registry, servers: Mapping[str, str]) -> Begin:
         given = StepSettings(**servers, instance=f"w-{secrets.token_hex(3)}", **settings)  # type: ignore[arg-type]
         worker = AnyWorker(given, bus, registry)
         worker.functions = functions
-        await worker.prepare()
-        task = asyncio.create_task(worker.run())
-        try:
+        async with at_work(worker):
             yield worker
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-            await worker.finish()
-            if not task.cancelled() and (error := task.exception()):
-                raise error
 
     return running
 

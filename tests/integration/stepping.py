@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, TypeVar
 
+from framemesh.service import Service
 from framemesh.steps.client import Jobs
 from framemesh.steps.job import Job
 from framemesh.steps.plan import Plan
@@ -37,3 +38,21 @@ async def over(jobs: Jobs, job: Job, within: float = 20) -> Job:
     """The job when it is over."""
     async with asyncio.timeout(within):
         return await jobs.wait(job.id)
+
+
+S = TypeVar("S", bound=Service[Any])
+
+
+@asynccontextmanager
+async def at_work(service: S) -> AsyncIterator[S]:
+    """A service that works for the length of a block; what it failed at fails the test."""
+    await service.prepare()
+    task = asyncio.create_task(service.run())
+    try:
+        yield service
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        await service.finish()
+        if not task.cancelled() and (error := task.exception()):
+            raise error

@@ -12,7 +12,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
 from framemesh import __version__
 from framemesh.blobs import BlobStore
@@ -25,6 +24,7 @@ from framemesh.steps.plan import Plan
 from services.analyst.analyst import Analyst
 from services.analyst.report import encoded, report
 from services.analyst.settings import AnalystSettings
+from tests.integration.stepping import at_work
 from tests.integration.test_analyst_gpt import KEY, MODEL, SPEECH, answer, fails, says, serving
 from tests.unit.test_analyst_score import whole
 
@@ -66,23 +66,10 @@ def begin(bus: Bus, registry: Registry, servers: Mapping[str, str]) -> Begin:
     async def running(**settings: Any) -> AsyncIterator[Analyst]:
         given = {**servers, "instance": f"a-{secrets.token_hex(3)}", "gpt_model": MODEL, **settings}
         analyst = Analyst(AnalystSettings.model_validate(given), bus, registry)
-        await analyst.prepare()
-        task = asyncio.create_task(analyst.run())
-        try:
+        async with at_work(analyst):
             yield analyst
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-            await analyst.finish()
 
     return running
-
-
-@pytest.fixture
-async def jobs(bus: Bus, redis: Redis) -> Jobs:
-    made = Jobs(bus, redis)
-    await made.store.declare()
-    return made
 
 
 async def ended(jobs: Jobs, blobs: BlobStore) -> Job:

@@ -40,7 +40,7 @@ from services.jobs.jobs import JobsService
 from services.jobs.mender import Mender
 from services.jobs.projection import Projection
 from services.jobs.settings import JobsSettings
-from tests.integration.stepping import Begin, one, over
+from tests.integration.stepping import Begin, at_work, one, over
 from tests.samples import dead_letters, until
 
 BIN = next((path for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"))), None)
@@ -248,12 +248,8 @@ async def service(
     bus: Bus, registry: Registry, servers: Mapping[str, str], tmp_path: Path
 ) -> AsyncIterator[JobsService]:
     """The service at work."""
-    made = await _started(bus, registry, servers, tmp_path)
-    task = asyncio.create_task(made.run())
-    yield made
-    task.cancel()
-    await asyncio.wait([task])
-    await made.finish()
+    async with at_work(jobs_service(bus, registry, servers, tmp_path)) as made:
+        yield made
 
 
 async def made_by(table: JobTable, plan: str) -> list[Job]:
@@ -302,9 +298,7 @@ async def test_runs_that_were_missed_are_made_up_for_once(
         await schedules.put(Schedule(name=name, cron="* * * * * *", plan=own_plan, input={"n": 1}))
         await asyncio.sleep(3.2)  # nobody makes jobs
         await schedules.remove(name)
-        service = await _started(bus, registry, servers, tmp_path)
-        task = asyncio.create_task(service.run())
-        try:
+        async with at_work(jobs_service(bus, registry, servers, tmp_path)) as service:
 
             async def some() -> int:
                 return len(await made_by(service._table, name))
@@ -312,17 +306,11 @@ async def test_runs_that_were_missed_are_made_up_for_once(
             await until(some, within=10)
             await asyncio.sleep(1)
             assert await some() == 1
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-            await service.finish()
 
 
-async def _started(bus: Bus, registry: Registry, servers: Mapping[str, str], tmp_path: Path) -> JobsService:
+def jobs_service(bus: Bus, registry: Registry, servers: Mapping[str, str], tmp_path: Path) -> JobsService:
     settings = JobsSettings(**servers, instance="jobs-late", jobs_database=f"sqlite:///{tmp_path}/j.db")  # type: ignore[arg-type]
-    made = JobsService(settings, bus, registry)
-    await made.prepare()
-    return made
+    return JobsService(settings, bus, registry)
 
 
 async def test_a_trigger_that_asks_for_what_cannot_be_done_is_a_dead_letter(

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from framemesh.delays import LONGEST_S, asked_for
 from framemesh.errors import FramemeshError
 from framemesh.settings import load
 from services.analyst import prompts
 from services.analyst.answer import schema
-from services.analyst.delays import LONGEST_S, asked_for
 from services.analyst.memo import Memo
 from services.analyst.quotes import Spoken
 from services.analyst.settings import AnalystSettings

@@ -77,18 +77,14 @@ def replay(
 ) -> None:
     """Publish messages again on the subjects that they came from; what was taken leaves the dead letters."""
 
-    async def work(bus: Bus) -> int:
-        chosen = await _chosen(bus, numbers, everything, stream)
-        for each in chosen:
-            letter = each.message
-            payload = letter.payload.encode() if letter.encoding == "utf-8" else base64.b64decode(letter.payload)
-            headers = {name: letter.headers[name] for name in KEPT_HEADERS if name in letter.headers}
-            # The same dead letter never gives two copies, however often it is replayed by mistake.
-            await bus.publish_raw(letter.subject, payload, headers | {"Nats-Msg-Id": f"replay/{each.seq}"})
-            await bus.delete(subjects.DEADLETTERS.name, each.seq)
-        return len(chosen)
+    async def again(bus: Bus, each: Stored[DeadLetter]) -> None:
+        letter = each.message
+        payload = letter.payload.encode() if letter.encoding == "utf-8" else base64.b64decode(letter.payload)
+        headers = {name: letter.headers[name] for name in KEPT_HEADERS if name in letter.headers}
+        # The same dead letter never gives two copies, however often it is replayed by mistake.
+        await bus.publish_raw(letter.subject, payload, headers | {"Nats-Msg-Id": f"replay/{each.seq}"})
 
-    out.print(f"{counted(run_until(_with(data, work)), 'message')} sent again")
+    out.print(f"{counted(_take_out(data, numbers, everything, stream, again), 'message')} sent again")
 
 
 @app.command()
@@ -100,13 +96,30 @@ def drop(
 ) -> None:
     """Forget dead letters."""
 
+    async def nothing(_: Bus, __: Stored[DeadLetter]) -> None:
+        """Each is only taken out."""
+
+    out.print(f"{counted(_take_out(data, numbers, everything, stream, nothing), 'dead letter')} dropped")
+
+
+def _take_out(
+    data: Path | None,
+    numbers: list[int] | None,
+    everything: bool,
+    stream: str,
+    first: Callable[[Bus, Stored[DeadLetter]], Awaitable[None]],
+) -> int:
+    """Do ``first`` with each of the letters that were asked for, then take it out; how many there were."""
+
     async def work(bus: Bus) -> int:
         chosen = await _chosen(bus, numbers, everything, stream)
         for each in chosen:
+            await first(bus, each)
             await bus.delete(subjects.DEADLETTERS.name, each.seq)
         return len(chosen)
 
-    out.print(f"{counted(run_until(_with(data, work)), 'dead letter')} dropped")
+    count: int = run_until(_with(data, work))
+    return count
 
 
 async def _with(data: Path | None, work: Work[T]) -> T:

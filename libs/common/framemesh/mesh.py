@@ -39,16 +39,18 @@ START_SECONDS = 90.0
 
 def service_names() -> list[str]:
     """Services that can be run here, by the folders of the ``services`` package."""
-    spec = importlib.util.find_spec("services")
-    folders = [Path(place) for place in (spec.submodule_search_locations if spec else None) or []]
-    return sorted(main.parent.name for folder in folders for main in folder.glob("*/__main__.py"))
+    return _services_with("__main__.py")
 
 
 def step_services() -> list[str]:
     """What does whole files as steps of jobs, beside a service that does live tasks: ``transcribe.steps``."""
+    return [f"{name}.steps" for name in _services_with("steps.py")]
+
+
+def _services_with(file: str) -> list[str]:
     spec = importlib.util.find_spec("services")
     folders = [Path(place) for place in (spec.submodule_search_locations if spec else None) or []]
-    return sorted(f"{steps.parent.name}.steps" for folder in folders for steps in folder.glob("*/steps.py"))
+    return sorted(found.parent.name for folder in folders for found in folder.glob(f"*/{file}"))
 
 
 def command(name: str) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from framemesh.steps.job import Job, JobStatus, Priority, StepState, StepStatus, Work, place
+from framemesh.steps.job import Job, JobStatus, Priority, StepState, StepStatus, StepTask, Work, place
 from framemesh.steps.mapping import MappingError, resolve
 from framemesh.steps.plan import MOST_ITEMS, ON_FAILURE, Step
 
@@ -33,6 +33,10 @@ class Order:
     def place(self) -> str:
         """The step or its item as a subject token."""
         return place(self.step, self.item)
+
+    def task(self, function: str) -> StepTask:
+        """What a worker is given."""
+        return StepTask(job=self.job, step=self.step, item=self.item, attempt=self.attempt, function=function)
 
 
 @dataclass(frozen=True)

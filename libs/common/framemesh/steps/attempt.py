@@ -15,13 +15,12 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from framemesh.errors import FramemeshError
 from framemesh.pull import Envelope
 from framemesh.registry import Registry
 from framemesh.steps import advance
 from framemesh.steps.advance import Failure, Order
 from framemesh.steps.context import Blobs, Cancelled, Context
-from framemesh.steps.functions import Function, Skip, StepFailed
+from framemesh.steps.functions import Function, Skip, failure, unexpected
 from framemesh.steps.hands import Hands
 from framemesh.steps.job import Job, StepTask
 from framemesh.steps.joblog import JobLog
@@ -114,9 +113,7 @@ class Attempt:
         doing.hands.take()
         self._doing.hands.put_down()
         self._doing = doing
-        self._task = StepTask(
-            job=order.job, step=order.step, item=order.item, attempt=order.attempt, function=order.function
-        )
+        self._task = order.task(order.function)
         return order
 
     # -- what happens to the job --------------------------------------------------------------------
@@ -144,13 +141,11 @@ class Attempt:
             return advance.again
         except Skip as reason:
             return self._skipped(str(reason))
-        except StepFailed as error:
-            return self._failed(Failure(str(error), error.retry, error.delay))
-        except FramemeshError as error:
-            return self._failed(Failure(str(error), retry=False))
         except Exception as error:
-            kept.logger.exception("failed")
-            return self._failed(Failure(f"{type(error).__name__}: {error}"))
+            if unexpected(error):
+                kept.logger.exception("failed")
+            why = failure(error)
+            return self._failed(Failure(str(why), why.retry, why.delay))
         else:
             return self._done(output)
         finally:

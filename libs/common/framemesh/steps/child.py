@@ -14,9 +14,9 @@ from importlib import import_module
 from typing import Any, TextIO
 
 from framemesh.blobs import BlobStore
-from framemesh.errors import FramemeshError
 from framemesh.steps.context import Context
-from framemesh.steps.functions import Skip, StepFailed
+from framemesh.steps.files import COLLECTION
+from framemesh.steps.functions import Skip, failure, unexpected
 from framemesh.steps.job import StepTask
 
 
@@ -37,17 +37,6 @@ def tell(out: TextIO, **what: Any) -> None:
     out.flush()
 
 
-def outcome(error: Exception) -> dict[str, Any]:
-    """How a try ended that raised."""
-    if isinstance(error, Skip):
-        return {"skip": str(error)}
-    if isinstance(error, StepFailed):
-        return {"failed": str(error), "retry": error.retry, "delay": error.delay}
-    if isinstance(error, FramemeshError):
-        return {"failed": str(error), "retry": False, "delay": None}
-    return {"failed": f"{type(error).__name__}: {error}", "retry": True, "delay": None}
-
-
 async def _do(asked: dict[str, Any], out: TextIO) -> None:
     module, _, name = asked["spec"].partition(":")
     body = getattr(import_module(module), name)
@@ -57,16 +46,19 @@ async def _do(asked: dict[str, Any], out: TextIO) -> None:
     async def say(percent: float, text: str) -> None:
         tell(out, progress=[percent, text])
 
-    async with BlobStore(asked["master_url"], collection="jobs", ttl=asked["ttl"]) as blobs:
+    async with BlobStore(asked["master_url"], collection=COLLECTION, ttl=asked["ttl"]) as blobs:
         context = Context.of(StepTask.model_validate(asked["task"]), log, blobs, say)
         context.use(asked["scratch"])
         try:
             output = await body(context, asked["input"])
             tell(out, output=output)
+        except Skip as reason:
+            tell(out, skip=str(reason))
         except Exception as error:
-            if "failed" in (how := outcome(error)) and how["retry"] and not isinstance(error, StepFailed):
+            if unexpected(error):
                 log.exception("failed")
-            tell(out, **how)
+            why = failure(error)
+            tell(out, failed=str(why), retry=why.retry, delay=why.delay)
 
 
 def main() -> None:

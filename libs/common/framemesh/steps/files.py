@@ -22,6 +22,8 @@ from framemesh.telemetry import redact
 if TYPE_CHECKING:
     from framemesh.steps.context import Blobs, Context
 
+COLLECTION = "jobs"
+"""Of the blob store: where steps keep what is theirs."""
 PART_BYTES = 8 << 20
 MARK = "#parts"
 TRIES = 4
@@ -33,14 +35,18 @@ Say = Callable[[float], Awaitable[None]]
 """Told the share of a file that is through, 0 to 1."""
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A part of a file, and where it lies."""
+
     url: str
     bytes: int = Field(ge=0)
 
 
-class _Parts(BaseModel):
+class Parts(BaseModel):
+    """The list of a file's parts, as it is stored under an address that ends in ``MARK``."""
+
     bytes: int = Field(ge=0)
-    parts: list[_Part] = Field(max_length=MOST_PARTS)
+    parts: list[Part] = Field(max_length=MOST_PARTS)
 
 
 async def put(blobs: Blobs, data: bytes) -> str:
@@ -77,15 +83,15 @@ async def get_file(blobs: Blobs, url: str, path: Path, say: Say | None = None) -
 
 
 async def _put_parts(blobs: Blobs, file: BinaryIO, size: int, say: Say | None) -> str:
-    parts: list[_Part] = []
+    parts: list[Part] = []
     done = 0
     while data := await asyncio.to_thread(file.read, PART_BYTES):
         url = await _patiently(blobs.put, data)
-        parts.append(_Part(url=url, bytes=len(data)))
+        parts.append(Part(url=url, bytes=len(data)))
         done += len(data)
         if say:
             await say(min(1.0, done / max(1, size)))
-    listed = _Parts(bytes=done, parts=parts)
+    listed = Parts(bytes=done, parts=parts)
     return await _patiently(blobs.put, listed.model_dump_json().encode()) + MARK
 
 
@@ -118,9 +124,9 @@ async def named_file(ctx: Context, given: Any, field: str, say: Say | None = Non
         raise FramemeshError(f"input.{field}: {error}; its time may be over (jobs_ttl): begin anew") from error
 
 
-def _parsed(url: str, data: bytes) -> _Parts:
+def _parsed(url: str, data: bytes) -> Parts:
     try:
-        return _Parts.model_validate_json(data)
+        return Parts.model_validate_json(data)
     except ValidationError as error:
         raise BlobMissing(f"{redact(url)}: no list of parts") from error
 

@@ -32,6 +32,20 @@ class StepFailed(Exception):
         self.delay = delay
 
 
+def failure(error: Exception) -> StepFailed:
+    """What an exception of a step means for its job."""
+    if isinstance(error, StepFailed):
+        return error
+    if isinstance(error, FramemeshError):
+        return StepFailed(str(error), retry=False)
+    return StepFailed(f"{type(error).__name__}: {error}")
+
+
+def unexpected(error: Exception) -> bool:
+    """Whether a step did not mean to raise it: then its stack is worth keeping."""
+    return not isinstance(error, StepFailed | FramemeshError)
+
+
 class Skip(Exception):
     """A step says that there is nothing for it to do in this job, and why; the job goes on without its output."""
 

@@ -21,7 +21,7 @@ from framemesh.errors import FramemeshError
 from framemesh.steps import advance
 from framemesh.steps.admission import Admission
 from framemesh.steps.advance import Failure, Order
-from framemesh.steps.job import MOST_STATE_BYTES, Job, JobStatus, Parent, StepTask, place
+from framemesh.steps.job import MOST_STATE_BYTES, Job, JobStatus, Parent, place
 from framemesh.steps.mapping import MappingError
 
 Event = Callable[[Job], list[Order]]
@@ -177,7 +177,7 @@ class JobStore:
         try:
             await self.bus.publish(
                 subjects.job_step(function, order.priority, order.job, order.place),
-                _task(order, function),
+                order.task(function),
                 msg_id=f"{order.job}/{order.place}/{order.attempt}",
                 after=0,
             )
@@ -190,7 +190,7 @@ class JobStore:
         at = datetime.fromtimestamp(max(due, time.time() + 0.05), UTC).isoformat().replace("+00:00", "Z")
         await self.bus.publish_raw(
             subjects.job_retry(order.job, order.place),
-            _task(order, function).model_dump_json().encode(),
+            order.task(function).model_dump_json().encode(),
             {
                 "Nats-Msg-Id": f"{order.job}/{order.place}/{order.attempt}/later",
                 "Nats-Schedule": f"@at {at}",
@@ -261,7 +261,3 @@ def child_id(job: str, step: str, item: int | None, attempt: int) -> str:
 def _begun(job: Job, order: Order, child: str) -> list[Order]:
     advance.started(job, order.step, order.item, order.attempt, child, time.time())
     return []
-
-
-def _task(order: Order, function: str) -> StepTask:
-    return StepTask(job=order.job, step=order.step, item=order.item, attempt=order.attempt, function=function)

@@ -60,6 +60,11 @@ class Switchboard:
         read = self._bus.read(subjects.JOBS.name, subjects.job_function("*"), 1, FunctionState)
         return {stored.message.name: stored.message async for stored in read}
 
+    async def find(self, name: str) -> FunctionState | None:
+        """One function; None where no worker has ever had it."""
+        stored = await self._bus.last(subjects.JOBS.name, subjects.job_function(name), FunctionState)
+        return stored.message if stored else None
+
     async def waiting(self) -> dict[str, int]:
         """How many steps of each function are to be done or being done."""
         info = await self._bus.stream_info(subjects.JOBS.name, subjects.job_step("*", "*", "*", "*"))
@@ -131,7 +136,7 @@ class Switch:
             heed_cancellation()
             await asyncio.sleep(LOOK_S)
             try:
-                state = (await self._board.all()).get(self._function.name)
+                state = await self._board.find(self._function.name)
             except BusError as error:
                 log.debug("functions cannot be read: %s", error)
                 continue

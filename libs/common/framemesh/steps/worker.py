@@ -18,6 +18,7 @@ from framemesh.settings import Settings
 from framemesh.steps.admission import Admission
 from framemesh.steps.advance import Order
 from framemesh.steps.attempt import Attempt, Doing, Means
+from framemesh.steps.files import COLLECTION
 from framemesh.steps.functions import Function
 from framemesh.steps.hands import Hands
 from framemesh.steps.job import StepTask
@@ -29,7 +30,6 @@ from framemesh.tasks import heed_cancellation
 
 log = logging.getLogger(__name__)
 
-COLLECTION = "jobs"
 REST_S = 0.25
 
 
