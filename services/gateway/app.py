@@ -20,7 +20,8 @@ from services.gateway import handlers
 from services.gateway.bodies import MOST_JSON, read_query
 from services.gateway.desk import Call, Desk
 from services.gateway.problems import Problem, away, of_http
-from services.gateway.routes import HEALTH, ROUTES, Route
+from services.gateway.route import Route
+from services.gateway.routes import HEALTH, ROUTES
 
 log = logging.getLogger(__name__)
 

@@ -30,6 +30,7 @@ QUEUE_S = 2.0
 """How often the place of a job that waits is looked up."""
 AGAIN_MS = 2000
 """After which a browser that was cut off comes again."""
+SEEN_HEADER = "Last-Event-ID"
 _HEADERS = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
 
 
@@ -49,11 +50,11 @@ async def stream(call: Call) -> web.StreamResponse:
 
 
 def _last_seen(request: web.Request) -> int | None:
-    text = request.headers.get("Last-Event-ID")
+    text = request.headers.get(SEEN_HEADER)
     if text is None:
         return None
     if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise Problem(400, "Last-Event-ID: want the id of an event, a number", field="Last-Event-ID")
+        raise Problem(400, f"{SEEN_HEADER}: want the id of an event, a number", field=SEEN_HEADER)
     return int(text)
 
 

@@ -34,11 +34,13 @@ from services.gateway.documents import (
     Submission,
 )
 from services.gateway.problems import Problem, away
+from services.gateway.uploads import Bounds, Shape
 
 KEY_HEADER = "Idempotency-Key"
 PAGE = 200
 WORKERS = "media, face.steps, voice.steps, transcribe.steps and analyst"
 JSON, FORM = "application/json", "multipart/form-data"
+VIDEO_FORM = Shape("video", Submission, "a video", "gateway_upload_mb")
 
 
 def answer(document: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -80,7 +82,8 @@ async def _submit_url(call: Call) -> web.Response:
 async def _submit_upload(call: Call) -> web.Response:
     desk, key = call.desk, _key(call, None)
     keep = key is None or await _known(call, key) is None  # one that is there already is only read over
-    form = await uploads.receive(call.request, desk.blobs, desk.settings.upload_bytes, keep=keep)
+    most = desk.settings.upload_bytes
+    form = await uploads.receive(call.request, desk.blobs, VIDEO_FORM, Bounds(most, most), keep=keep)
     taken = False
     try:
         new = checked(Submission, form.values)

@@ -18,11 +18,13 @@ from pydantic.json_schema import models_json_schema
 
 from framemesh import __version__
 from services.gateway.desk import JOB_PATTERN
-from services.gateway.documents import KEY_PATTERN, Alive, NewAnalysis, Submission
+from services.gateway.documents import KEY_PATTERN, Alive
+from services.gateway.events import SEEN_HEADER
 from services.gateway.handlers import FORM, JSON, KEY_HEADER
 from services.gateway.problems import MEDIA_TYPE, TITLES, ProblemDocument
-from services.gateway.routes import HEALTH, ROUTES, Route
-from services.gateway.uploads import FILE_FIELD
+from services.gateway.route import Route
+from services.gateway.routes import HEALTH, ROUTES
+from services.gateway.uploads import JSON_FIELD, Shape
 
 Node = dict[str, Any]
 
@@ -31,6 +33,9 @@ _HEAD = "# Made from services/gateway/routes.py and its models by `make generate
 _REF = "#/components/schemas/{model}"
 _ALWAYS = (400, 401, 403, 500, 503)
 _EVENTS = "text/event-stream"
+_EMPTY = {204: "Nothing more will come", 304: "It is what If-None-Match says"}
+_PATTERNS = {"jobId": JOB_PATTERN, KEY_HEADER: KEY_PATTERN, SEEN_HEADER: "^[0-9]{1,18}$"}
+"""Of parameters in paths and headers; what is not here is any text."""
 _DESCRIPTION = """\
 Analyses of videos, and the durable jobs that they are. No outside service is ever called back: poll or stream.
 
@@ -71,8 +76,8 @@ def _operation(route: Route) -> Node:
         "description": f"Needs a token of scope {route.scope}.",
         "parameters": [*_path_parameters(route), *_query_parameters(route), *_headers(route)],
     }
-    if route.body:
-        found["requestBody"] = _body(route.body)
+    if route.body or route.form:
+        found["requestBody"] = _body(route)
     problems = sorted({*_ALWAYS, *route.problems})
     found["responses"] = {str(status): _answer(route, status) for status in sorted(route.statuses)} | {
         str(status): {"$ref": f"#/components/responses/{status}"} for status in problems
@@ -91,9 +96,13 @@ def _health() -> Node:
 
 def _path_parameters(route: Route) -> list[Node]:
     return [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "pattern": JOB_PATTERN}}
+        {"name": name, "in": "path", "required": True, "schema": _text(name)}
         for name in re.findall(r"{(\w+)}", route.path)
     ]
+
+
+def _text(name: str) -> Node:
+    return {"type": "string"} | ({"pattern": _PATTERNS[name]} if name in _PATTERNS else {"minLength": 1})
 
 
 def _query_parameters(route: Route) -> list[Node]:
@@ -119,33 +128,37 @@ def _inlined(each: Node, known: Node) -> Node:
 
 
 def _headers(route: Route) -> list[Node]:
+    return [
+        {"name": name, "in": "header", "description": text, "schema": _text(name)}
+        for name, text in route.headers.items()
+    ]
+
+
+def _body(route: Route) -> Node:
+    content: Node = {}
     if route.body:
-        schema = {"type": "string", "pattern": KEY_PATTERN}
-        return [{"name": KEY_HEADER, "in": "header", "description": "The same as key", "schema": schema}]
-    if route.is_stream:
-        schema = {"type": "string", "pattern": "^[0-9]{1,18}$"}
-        return [
-            {"name": "Last-Event-ID", "in": "header", "description": "The last that was seen", "schema": schema}
-        ]
-    return []
-
-
-def _body(model: type[BaseModel]) -> Node:
-    form = {"schema": {"$ref": _REF.format(model="NewUpload")}, "encoding": {"metadata": {"contentType": JSON}}}
-    return {"required": True, "content": {JSON: {"schema": _ref(model)}, FORM: form}}
+        content[JSON] = {"schema": _ref(route.body)}
+    if route.form:
+        content[FORM] = {"schema": {"$ref": _REF.format(model=_form_name(route))}}
+        if JSON_FIELD in route.form.fields:
+            content[FORM]["encoding"] = {JSON_FIELD: {"contentType": JSON}}
+    return {"required": True, "content": content}
 
 
 def _answer(route: Route, status: int) -> Node:
-    if status == 204:  # noqa: PLR2004
-        return {"description": "Nothing more will come"}
-    if route.is_stream:
-        text = f"Events; the data of each is a {route.answer.__name__}, its id a number for Last-Event-ID"
+    if status in _EMPTY:
+        return {"description": _EMPTY[status]}
+    if route.is_stream and route.answer:
+        text = f"Events; the data of each is a {route.answer.__name__}, its id a number for {SEEN_HEADER}"
         return {"description": text, "content": {_EVENTS: {"schema": {"type": "string"}}}}
+    if route.answer is None:
+        file = {"schema": {"type": "string", "format": "binary"}}
+        return {"description": "The file", "content": dict.fromkeys(route.media, file)}
     return {"description": _said(status), "content": {JSON: {"schema": _ref(route.answer)}}}
 
 
 def _said(status: int) -> str:
-    return "Accepted" if status == 202 else "As it stands"  # noqa: PLR2004
+    return {201: "Made", 202: "Accepted"}.get(status, "As it stands")
 
 
 def _problem(status: int) -> Node:
@@ -153,27 +166,37 @@ def _problem(status: int) -> Node:
 
 
 def _schemas() -> Node:
-    answers = {route.answer for route in ROUTES} | {Alive, ProblemDocument}
+    answers = {route.answer for route in ROUTES if route.answer} | {Alive, ProblemDocument}
     bodies = {route.body for route in ROUTES if route.body}
-    wanted = [(model, "serialization") for model in answers] + [(model, "validation") for model in bodies]
+    forms = {_form_name(route): route.form for route in ROUTES if route.form}
+    wanted = [(model, "serialization") for model in answers]
+    wanted += [(model, "validation") for model in bodies | {form.texts for form in forms.values()}]
     wanted.sort(key=lambda pair: pair[0].__name__)
     _, found = models_json_schema(wanted, ref_template=_REF)  # type: ignore[arg-type]
     schemas: Node = found["$defs"]
-    return dict(sorted((schemas | {"NewUpload": _upload(schemas[NewAnalysis.__name__])}).items()))
+    made = {name: _form(name, form, schemas[form.texts.__name__]) for name, form in forms.items()}
+    parts = {form.texts.__name__ for form in forms.values()}
+    return dict(sorted((name, node) for name, node in (schemas | made).items() if name not in parts))
 
 
-def _upload(analysis: Node) -> Node:
-    """The form: as the JSON, with a file instead of the address."""
-    properties = {name: analysis["properties"][name] for name in Submission.model_fields}
-    form = {name: _inlined(dict(each), {}) if "anyOf" in each else each for name, each in properties.items()}
-    file = {"type": "string", "format": "binary", "minLength": 1, "description": "The video"}
+def _form_name(route: Route) -> str:
+    return f"{route.name[0].upper()}{route.name[1:]}Form"
+
+
+def _form(name: str, form: Shape, texts: Node) -> Node:
+    """The texts of a form, and its file or files."""
+    properties = {
+        field: _inlined(dict(each), {}) if "anyOf" in each else each for field, each in texts["properties"].items()
+    }
+    file: Node = {"type": "string", "format": "binary", "minLength": 1, "description": form.what.capitalize()}
+    if form.many > 1:
+        file = {"type": "array", "items": file, "minItems": 1, "maxItems": form.many}
     return {
-        "title": "NewUpload",
-        "description": "A video as it is.",
+        "title": name,
         "type": "object",
         "additionalProperties": False,
-        "required": [FILE_FIELD],
-        "properties": {FILE_FIELD: file} | form,
+        "required": [form.file, *texts.get("required", ())],
+        "properties": {form.file: file} | properties,
     }
 
 

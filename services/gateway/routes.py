@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-
-from aiohttp import web
-from pydantic import BaseModel
-
 from framemesh.analysis import AnalysisDocument, AnalysisState
 from framemesh.tokens import Scope
 from services.gateway import events, handlers
-from services.gateway.desk import Call
-from services.gateway.documents import JobPage, JobsQuery, LogPage, LogsQuery, NewAnalysis, NoQuery, Queues
-
-Handler = Callable[[Call], Awaitable[web.StreamResponse]]
-
-
-@dataclass(frozen=True)
-class Route:
-    """A method of a path."""
-
-    method: str
-    path: str
-    name: str
-    """Its operationId."""
-    summary: str
-    scope: Scope
-    handler: Handler
-    answer: type[BaseModel]
-    query: type[BaseModel] = NoQuery
-    body: type[BaseModel] | None = None
-    statuses: tuple[int, ...] = (200,)
-    problems: tuple[int, ...] = ()
-    """Beside those that every path may answer with."""
-    is_stream: bool = False
-
+from services.gateway.documents import JobPage, JobsQuery, LogPage, LogsQuery, NewAnalysis, Queues
+from services.gateway.route import Route
 
 V, O = Scope.VIEWER, Scope.OPERATOR  # noqa: E741 - as the table is read
 ROUTES = (
     Route(
         "POST", "/analysis", "submitAnalysis",
         "Take in a video, by its address or as an upload; answers at once. 200: the key had made this job before.",
-        O, handlers.submit, AnalysisState, body=NewAnalysis, statuses=(202, 200), problems=(409, 413, 415),
+        O, handlers.submit, AnalysisState, body=NewAnalysis, form=handlers.VIDEO_FORM, statuses=(202, 200),
+        problems=(409, 413, 415), headers={handlers.KEY_HEADER: "The same as key"},
     ),
     Route(
         "GET", "/analysis/status/{jobId}", "getAnalysisStatus", "How an analysis stands, step by step.",
@@ -57,6 +29,7 @@ ROUTES = (
         "Server-sent events: the document each time that it has changed, until the job is over. "
         "204: nothing follows what Last-Event-ID names.",
         V, events.stream, AnalysisDocument, statuses=(200, 204), problems=(404,), is_stream=True,
+        headers={events.SEEN_HEADER: "The last that was seen"},
     ),
     Route(
         "GET", "/jobs", "listJobs", "Jobs, the newest first; admin sees everybody's.",
