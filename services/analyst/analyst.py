@@ -14,7 +14,6 @@ from services.analyst.settings import AnalystSettings
 log = logging.getLogger(__name__)
 
 GPT_TIMEOUT = 1800.0
-_TALKATIVE = ("openai", "httpx2", "httpcore2", "httpx", "httpcore")
 
 
 class Analyst(StepWorker[AnalystSettings]):
@@ -25,8 +24,6 @@ class Analyst(StepWorker[AnalystSettings]):
 
     def __init__(self, settings: AnalystSettings, bus: Bus, registry: Registry) -> None:
         super().__init__(settings, bus, registry)
-        for name in _TALKATIVE:  # at DEBUG they write whole requests, transcripts and all
-            logging.getLogger(name).setLevel(logging.WARNING)
         self._gpt = GptAnalysis(settings)
         description = "Summary, topics, sentiment and quality of what was said, by a language model."
         self.functions = (

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from framemesh.llm import reading
 
 QUALITIES = ("structure", "clarity", "relevance", "evidence", "engagement")
 
 _FAR = 0.2
 """How far a value may lie on the wrong side of its label."""
-_THINKING = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
 
 
 def _at_most(length: int) -> BeforeValidator:
@@ -93,15 +92,5 @@ def schema() -> dict[str, Any]:
 
 
 def parse(text: str) -> Answer:
-    """The answer in what a model wrote, with fences or thoughts around it or not. Raises ValueError."""
-    bare = _THINKING.sub("", text)
-    begin, end = bare.find("{"), bare.rfind("}")
-    if begin < 0 or end < begin:
-        raise ValueError("there is no JSON object in it")
-    try:
-        value = json.loads(bare[begin : end + 1], strict=False)  # models forget to escape line breaks
-    except ValueError as error:
-        raise ValueError(f"it is not valid JSON: {error}") from None
-    except RecursionError:
-        raise ValueError("it is not valid JSON: nested too deep") from None
-    return Answer.model_validate(value)
+    """The answer in what a model wrote. Raises ValueError."""
+    return reading.parse(text, Answer)

@@ -5,24 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from framemesh.blobs import BlobMissing
 from framemesh.errors import FramemeshError
+from framemesh.llm import reading
+from framemesh.llm.chat import Chat, Turn
+from framemesh.llm.reading import explain
+from framemesh.llm.tokens import estimate
+from framemesh.llm.usage import total
+from framemesh.memo import Memo
 from framemesh.steps.context import Context
-from framemesh.steps.functions import Skip, StepFailed
-from services.analyst import answer, prompts, transcript
+from framemesh.steps.functions import Skip
+from services.analyst import answer, transcript
 from services.analyst.answer import QUALITIES, Answer
-from services.analyst.chat import Chat, Said, Turn
-from services.analyst.memo import Memo
+from services.analyst.prompts import PROMPTS
 from services.analyst.quotes import Spoken
 from services.analyst.settings import AnalystSettings
-from services.analyst.tokens import estimate
 from services.analyst.transcript import Segment, Transcript
-from services.analyst.usage import Usage, total
 
 OUTPUT_VERSION = 1
 _LONGEST_METADATA = 2000
@@ -41,18 +44,7 @@ class Given(BaseModel):
     metadata: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True)
-class Read:
-    """An answer that fits the schema."""
-
-    answer: Answer
-    said: Said
-    repairs: int = 0
-
-    @property
-    def usage(self) -> Usage:
-        """Tokens, those of the repair too."""
-        return self.said.usage
+Read = reading.Read[Answer]
 
 
 class GptAnalysis:
@@ -60,7 +52,7 @@ class GptAnalysis:
 
     def __init__(self, settings: AnalystSettings) -> None:
         self._settings = settings
-        self._chat = None if settings.unset else Chat(settings)
+        self._chat = None if settings.unset else Chat(settings.server, settings.gpt_max_tokens, PROMPTS)
         self._memo: Memo[Read] = Memo(_MOST_KEPT)
 
     async def close(self) -> None:
@@ -86,7 +78,7 @@ class GptAnalysis:
 
     def _output(self, last: Read, reads: Sequence[Read], spoken: Transcript, count: int) -> dict[str, Any]:
         settings = self._settings
-        usage = total(each.usage for each in reads)
+        usage = total(each.said.usage for each in reads)
         cost = usage.cost(settings.gpt_price_input, settings.gpt_price_output)
         missing = {"cost": "gpt_price_input and gpt_price_output are not set"} if cost is None else {}
         return {
@@ -97,7 +89,7 @@ class GptAnalysis:
             "model": last.said.model[:200],
             "form": last.said.form.value,
             "repairs": sum(each.repairs for each in reads),
-            "prompt": prompts.version(),
+            "prompt": PROMPTS.version(),
             "usage": usage.told(),
             "cost": cost,
             "prices": {"input": settings.gpt_price_input, "output": settings.gpt_price_output},
@@ -154,9 +146,9 @@ class _Run:
         )
 
     async def _ask(self, prompt: str, doing: str, **values: object) -> Read:
-        filled = prompts.fill(prompt, language=self.about.language, metadata=self.about.metadata, **values)
+        filled = PROMPTS.fill(prompt, language=self.about.language, metadata=self.about.metadata, **values)
         turns: list[Turn] = [
-            {"role": "system", "content": prompts.text("system")},
+            {"role": "system", "content": PROMPTS.text("system")},
             {"role": "user", "content": filled},
         ]
         # By the step's key: another job pays for itself, so that the cost of each is true.
@@ -175,32 +167,11 @@ class _Run:
             share = len(self.reads) + min(0.95, length / _EXPECTED_CHARS)
             await self.ctx.progress(min(99.0, 100 * share / self.expected), doing)
 
+        def warn(problem: str) -> None:
+            self.ctx.log.warning("the answer does not fit, asking once more: %s", problem)
+
         await heard(0)
-        first = await self.chat.ask(turns, answer.schema(), heard)
-        try:
-            return Read(answer.parse(first.text), first)
-        except ValueError as error:
-            problem = _problem(error)
-        self.ctx.log.warning("the answer does not fit, asking once more: %s", problem)
-        again: list[Turn] = [
-            *turns,
-            {"role": "assistant", "content": first.text},
-            {"role": "user", "content": prompts.fill("repair", problem=problem)},
-        ]
-        second = await self.chat.ask(again, answer.schema(), heard)
-        try:
-            found = answer.parse(second.text)
-        except ValueError as error:
-            raise StepFailed(
-                f"{second.model}: its answer does not fit, and neither does the one after a request to mend it: "
-                f"{_problem(error)}",
-                retry=False,
-            ) from None
-        return Read(found, replace(second, usage=first.usage + second.usage), repairs=1)
-
-
-def _problem(error: ValueError) -> str:
-    return transcript.explain(error) if isinstance(error, ValidationError) else str(error)
+        return await reading.ask(self.chat, turns, answer.schema(), heard, answer.parse, PROMPTS, warn)
 
 
 def _lines(segments: Sequence[Segment]) -> str:
@@ -229,7 +200,7 @@ def _input(given: Any) -> Given:
     try:
         return Given.model_validate(given)
     except ValidationError as error:
-        raise FramemeshError(f"input of gpt-analysis: {transcript.explain(error)}") from None
+        raise FramemeshError(f"input of gpt-analysis: {explain(error)}") from None
 
 
 async def _transcript(ctx: Context, given: Given) -> Transcript:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from framemesh.errors import FramemeshError
-from services.analyst.tokens import estimate
+from framemesh.llm.reading import explain
+from framemesh.llm.tokens import estimate
 
 
 class Segment(BaseModel):
@@ -42,19 +42,6 @@ def parse(data: bytes) -> Transcript:
         return Transcript.model_validate_json(data)
     except ValidationError as error:
         raise FramemeshError(f"input transcript: {explain(error)}: want language and segments as JSON") from None
-
-
-def explain(error: ValidationError, most: int = 5) -> str:
-    """What is wrong, without the values: they may be long, and somebody's own."""
-    found = [_one(item) for item in error.errors(include_url=False, include_input=False, include_context=False)]
-    more = f"; and {len(found) - most} more" if len(found) > most else ""
-    return "; ".join(found[:most]) + more
-
-
-def _one(item: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"])
-    said = str(item["msg"]).removeprefix("Value error, ")
-    return f"{where}: {said}" if where else said
 
 
 def parts(segments: Sequence[Segment], most: int) -> list[list[Segment]]:

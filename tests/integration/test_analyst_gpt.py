@@ -18,12 +18,12 @@ from pydantic import SecretStr
 
 from framemesh.blobs import BlobStore
 from framemesh.errors import FramemeshError
+from framemesh.llm.tokens import estimate
 from framemesh.steps.context import Cancelled, Context
 from framemesh.steps.functions import Skip, StepFailed
 from services.analyst.answer import QUALITIES
 from services.analyst.gpt import GptAnalysis
 from services.analyst.settings import AnalystSettings
-from services.analyst.tokens import estimate
 
 KEY = "sk-test-0123456789abcdef"
 MODEL = "tiny-1"
@@ -456,7 +456,7 @@ async def test_a_server_that_is_busy_says_when_to_come_again(
         (fails(401, f"Incorrect API key provided: {KEY}"), "setting gpt_api_key: the server does not take it"),
         (fails(403, "no"), "setting gpt_api_key: it may not use gpt_model 'tiny-1'"),
         (fails(404, "no such model"), "setting gpt_model or gpt_base_url: there is no model 'tiny-1'"),
-        (fails(400, "no idea"), "settings gpt_model, gpt_max_tokens, gpt_base_url: the request is refused"),
+        (fails(400, "no idea"), "settings gpt_model and gpt_base_url: the request is refused"),
         (fails(400, "too long", code="context_length_exceeded"), "setting gpt_chunk_tokens: 6000 and"),
         (fails(429, "You exceeded your quota", code="insufficient_quota"), "setting gpt_api_key: its account"),
         (says(answer(), finish="length"), "setting gpt_max_tokens: the answer needs more than 4000: raise it"),

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from framemesh.delays import LONGEST_S, asked_for
 from framemesh.errors import FramemeshError
+from framemesh.llm.tokens import estimate
+from framemesh.llm.usage import Usage, total
+from framemesh.memo import Memo
 from framemesh.settings import load
-from services.analyst import prompts
 from services.analyst.answer import schema
-from services.analyst.memo import Memo
+from services.analyst.prompts import PROMPTS
 from services.analyst.quotes import Spoken
 from services.analyst.settings import AnalystSettings
-from services.analyst.tokens import estimate
 from services.analyst.transcript import Segment, parse, parts
-from services.analyst.usage import Usage, total
 
 NOW = 1_800_000_000.0
 
@@ -113,14 +113,14 @@ def test_a_quote_is_found_where_it_was_said(quote: str, start: float | None) -> 
 
 def test_a_version_of_the_prompts_never_changes() -> None:
     """Make a new folder and a new VERSION for another text: outputs say by which one they were made."""
-    assert prompts.version() == {
+    assert PROMPTS.version() == {
         "version": "v1",
         "sha256": "cb3c6f245a592d465512e92a19b7c4397c4fe1342ff50ccaae42dff0bddd0aef",
     }
 
 
 def test_what_is_put_into_a_prompt_stays_as_it_is() -> None:
-    filled = prompts.fill(
+    filled = PROMPTS.fill(
         "analysis", metadata='{"a": "{transcript}"}', language="{language}", transcript="\\1 {x}"
     )
     assert 'Metadata (JSON): {"a": "{transcript}"}' in filled

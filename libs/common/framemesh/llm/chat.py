@@ -8,19 +8,18 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, cast
 
-from openai import APIError, APIStatusError, AsyncOpenAI, AsyncStream, Timeout
+from openai import APIError, APIStatusError, AsyncStream
 from openai.types.chat import ChatCompletionChunk
 
 from framemesh.errors import FramemeshError
+from framemesh.llm.dialect import Dialect, Form
+from framemesh.llm.failures import explained, words
+from framemesh.llm.prompts import Prompts
+from framemesh.llm.server import Server
+from framemesh.llm.tokens import estimate
+from framemesh.llm.usage import Usage
 from framemesh.steps.functions import StepFailed
-from services.analyst import prompts
-from services.analyst.dialect import Dialect, Form
-from services.analyst.failures import explained, words
-from services.analyst.settings import AnalystSettings
-from services.analyst.tokens import estimate
-from services.analyst.usage import Usage
 
-CONNECT_S = 15.0
 LONGEST_ANSWER = 512 * 1024
 """Characters; a server that minds no limit must not fill the memory."""
 _REFUSED = {400, 422}
@@ -76,19 +75,15 @@ class _Reply:
 
 
 class Chat:
-    """The server of the language model, by the settings. What it refused once it is not sent again."""
+    """A language model on its server. What that refused once it is not sent again.
 
-    def __init__(self, settings: AnalystSettings) -> None:
-        self._settings = settings
+    Of ``prompts`` it takes ``schema``, for a server that takes the answer's schema in words only.
+    """
+
+    def __init__(self, server: Server, max_tokens: int, prompts: Prompts) -> None:
+        self._server, self._most, self._prompts = server, max_tokens, prompts
         self._dialect = Dialect()
-        self._client = AsyncOpenAI(
-            api_key=checked(settings),
-            base_url=settings.gpt_base_url,
-            max_retries=0,  # the job's plan says when, and other jobs may go on meanwhile
-            timeout=Timeout(settings.gpt_timeout, connect=CONNECT_S),
-        )
-        # The client takes them from the environment, and they are none of another server's business.
-        self._client.organization = self._client.project = None
+        self._client = server.client()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -98,23 +93,23 @@ class Chat:
         """The answer to a conversation. Raises StepFailed for what may pass, FramemeshError for what will not."""
         dialect = self._dialect
         while True:
-            sent = turns if dialect.form is Form.SCHEMA else _with_schema(turns, schema)
+            sent = turns if dialect.form is Form.SCHEMA else self._with_schema(turns, schema)
             try:
-                reply = await self._listen(sent, dialect.options(schema, self._settings.gpt_max_tokens), heard)
+                reply = await self._listen(sent, dialect.options(schema, self._most), heard)
             except APIStatusError as error:
                 refused = error.status_code in _REFUSED
-                weaker = dialect.without(f"{error.param} {words(error, self._settings)}") if refused else None
+                weaker = dialect.without(f"{error.param} {words(error, self._server)}") if refused else None
                 if weaker is None:
-                    raise explained(error, self._settings) from None
+                    raise explained(error, self._server) from None
                 dialect = weaker
             except APIError as error:
-                raise explained(error, self._settings) from None
+                raise explained(error, self._server) from None
             else:
                 self._dialect = dialect
                 return self._said(reply, sent, dialect.form)
 
     async def _listen(self, turns: list[Turn], options: dict[str, Any], heard: Heard) -> _Reply:
-        reply, patience = _Reply(), self._settings.gpt_timeout
+        reply, patience = _Reply(), self._server.timeout
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(patience) as limit, await self._begin(turns, options) as stream:
@@ -127,16 +122,14 @@ class Chat:
                         raise StepFailed(f"the answer has more than {LONGEST_ANSWER} characters", retry=False)
                     await heard(reply.length)
         except TimeoutError:
-            raise StepFailed(
-                f"{self._settings.gpt_base_url} stalled: no word for gpt_timeout, {patience:g} s"
-            ) from None
+            raise StepFailed(f"{self._server.url} stalled: no word for gpt_timeout, {patience:g} s") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise StepFailed(f"{self._settings.gpt_base_url} sent an event that is not JSON: {error}") from None
+            raise StepFailed(f"{self._server.url} sent an event that is not JSON: {error}") from None
         return reply
 
     async def _begin(self, turns: list[Turn], options: dict[str, Any]) -> AsyncStream[ChatCompletionChunk]:
         made = await self._client.chat.completions.create(
-            model=self._settings.gpt_model, messages=cast(Any, turns), stream=True, **options
+            model=self._server.model, messages=cast(Any, turns), stream=True, **options
         )
         return cast(AsyncStream[ChatCompletionChunk], made)
 
@@ -144,41 +137,28 @@ class Chat:
         kind = stream.response.headers.get("content-type", "nothing").partition(";")[0]
         if kind != "text/event-stream":
             raise FramemeshError(
-                f"setting gpt_base_url: {self._settings.gpt_base_url} answers with {kind[:60]}, not a stream: "
+                f"setting gpt_base_url: {self._server.url} answers with {kind[:60]}, not a stream: "
                 "give the address of an OpenAI-compatible server, mostly with /v1 at its end"
             )
 
+    def _with_schema(self, turns: list[Turn], schema: dict[str, Any]) -> list[Turn]:
+        """The conversation with the schema in words, for a server that does not take it otherwise."""
+        first, *others = turns
+        told = self._prompts.fill("schema", schema=json.dumps(schema, ensure_ascii=False))
+        return [{"role": first["role"], "content": first["content"] + told}, *others]
+
     def _said(self, reply: _Reply, turns: list[Turn], form: Form) -> Said:
-        text, settings = "".join(reply.pieces), self._settings
+        text, server = "".join(reply.pieces), self._server
         if reply.refusal:
             raise StepFailed(f"the model refuses: {' '.join(reply.refusal.split())[:300]}", retry=False)
         match reply.finish:
             case None:
-                raise StepFailed(f"{settings.gpt_base_url} broke off after {len(text)} characters of the answer")
+                raise StepFailed(f"{server.url} broke off after {len(text)} characters of the answer")
             case "length":
-                raise FramemeshError(
-                    f"setting gpt_max_tokens: the answer needs more than {settings.gpt_max_tokens}: raise it"
-                )
+                raise FramemeshError(f"setting gpt_max_tokens: the answer needs more than {self._most}: raise it")
             case "content_filter":
                 raise StepFailed("the server's content filter held the answer back", retry=False)
-        return Said(text, reply.model or settings.gpt_model, form, _usage(reply, turns, text))
-
-
-def checked(settings: AnalystSettings) -> str:
-    """The key, if a request can be made with these settings. Raises FramemeshError."""
-    key = settings.gpt_api_key.get_secret_value()
-    if not (key.isascii() and key.isprintable()):
-        raise FramemeshError("setting gpt_api_key: has characters that no HTTP header can carry: copy it again")
-    if not settings.gpt_model:
-        raise FramemeshError("setting gpt_model: not set: name a model of the server at gpt_base_url")
-    return key
-
-
-def _with_schema(turns: list[Turn], schema: dict[str, Any]) -> list[Turn]:
-    """The conversation with the schema in words, for a server that does not take it otherwise."""
-    first, *others = turns
-    told = prompts.fill("schema", schema=json.dumps(schema, ensure_ascii=False))
-    return [{"role": first["role"], "content": first["content"] + told}, *others]
+        return Said(text, reply.model or server.model, form, _usage(reply, turns, text))
 
 
 def _usage(reply: _Reply, turns: list[Turn], text: str) -> Usage:

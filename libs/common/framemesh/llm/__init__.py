@@ -1,0 +1,1 @@
+"""Servers that speak the protocol of OpenAI: language models and embeddings."""
