@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Float, Index, Integer, String, Text
+from sqlalchemy import BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from framemesh.steps.job import Priority
@@ -61,3 +61,73 @@ class TokenRow(Base):
     scope: Mapped[str] = mapped_column(String(16))
     created: Mapped[float] = mapped_column(Float(53))
     expires: Mapped[float | None] = mapped_column(Float(53))
+
+
+class CollectionRow(Base):
+    """A collection of pictures."""
+
+    __tablename__ = "collections"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(64))
+    created: Mapped[float] = mapped_column(Float(53))
+
+
+class StatisticsRow(Base):
+    """How much a collection has."""
+
+    __tablename__ = "statistics"
+
+    collection: Mapped[str] = mapped_column(ForeignKey("collections.name"), primary_key=True)
+    images: Mapped[int] = mapped_column(Integer, default=0)
+    bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    thumbnails: Mapped[int] = mapped_column(Integer, default=0)
+    thumbnail_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    updated: Mapped[float] = mapped_column(Float(53))
+
+
+class ImageRow(Base):
+    """A picture. Its name is a label only; ``key`` is where it lies."""
+
+    __tablename__ = "images"
+    __table_args__ = (UniqueConstraint("collection", "name"), Index("ix_images_optimized", "optimized", "id"))
+
+    id: Mapped[str] = mapped_column(String(24), primary_key=True)
+    collection: Mapped[str] = mapped_column(ForeignKey("collections.name"))
+    name: Mapped[str] = mapped_column(String(200))
+    owner: Mapped[str] = mapped_column(String(64))
+    key: Mapped[str] = mapped_column(String(64))
+    type: Mapped[str] = mapped_column(String(8))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    width: Mapped[int] = mapped_column(Integer)
+    height: Mapped[int] = mapped_column(Integer)
+    animated: Mapped[bool] = mapped_column()
+    sha256: Mapped[str] = mapped_column(String(64))
+    created: Mapped[float] = mapped_column(Float(53))
+    task: Mapped[str] = mapped_column(String(255), unique=True)
+    """What made it, the same for every try of it."""
+    optimized: Mapped[float | None] = mapped_column(Float(53))
+    """When it was tried to make it smaller; once is enough."""
+
+
+class ThumbnailRow(Base):
+    """A thumbnail of a picture."""
+
+    __tablename__ = "thumbnails"
+
+    image: Mapped[str] = mapped_column(ForeignKey("images.id"), primary_key=True)
+    size: Mapped[int] = mapped_column(Integer, primary_key=True)
+    type: Mapped[str] = mapped_column(String(8), primary_key=True)
+    width: Mapped[int] = mapped_column(Integer)
+    height: Mapped[int] = mapped_column(Integer)
+    bytes: Mapped[int] = mapped_column(Integer)
+    sha256: Mapped[str] = mapped_column(String(64))
+
+
+class MarkRow(Base):
+    """What a service notes for itself: how far it is, or that it has done something once for all."""
+
+    __tablename__ = "marks"
+
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    value: Mapped[str] = mapped_column(Text)

@@ -1,0 +1,104 @@
+"""A bucket of an S3 store, such as SeaweedFS's: objects by keys, which can be listed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import aiohttp
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
+
+PAGE = 1000
+_OPTIONS: Any = {"allow_http": True, "connect_timeout": "3s", "timeout": "30s"}
+_RETRY: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=15)}
+_SOON = timedelta(minutes=1)
+_TAKEN = 409
+
+T = TypeVar("T")
+
+
+class BucketError(Exception):
+    """The store does not answer or refuses; trying again may help."""
+
+
+class ObjectMissing(Exception):
+    """There is no object of that key."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object in a listing."""
+
+    key: str
+    bytes: int
+    modified: float
+    """Seconds since the epoch, by the store's clock, whole seconds."""
+
+
+class Bucket:
+    """One bucket. ``access_key`` is empty for a store without accounts."""
+
+    def __init__(self, url: str, name: str, access_key: str = "", secret_key: str = "") -> None:
+        self.name, self._url = name, url.rstrip("/")
+        keys: Any = {"skip_signature": True}
+        if access_key:
+            keys = {"access_key_id": access_key, "secret_access_key": secret_key}
+        self._signed = bool(access_key)
+        self._store = S3Store(
+            name, endpoint=self._url, region="us-east-1", virtual_hosted_style_request=False,
+            client_options=_OPTIONS, retry_config=_RETRY, **keys,
+        )  # fmt: skip
+
+    async def create(self) -> None:
+        """Make the bucket where there is none. Raises BucketError."""
+        address = obstore.sign(self._store, "PUT", "", _SOON) if self._signed else f"{self._url}/{self.name}"
+        try:
+            async with aiohttp.ClientSession() as session, session.put(address) as answer:
+                if answer.status >= 300 and answer.status != _TAKEN:  # noqa: PLR2004
+                    raise BucketError(f"bucket {self.name}: HTTP {answer.status} {(await answer.text())[:200]}")
+        except (aiohttp.ClientError, OSError) as error:
+            raise BucketError(f"s3_url {self._url}: {error!r}") from error
+
+    async def put(self, key: str, data: bytes, content_type: str) -> None:
+        """Store an object. Raises BucketError."""
+        await self._asked(
+            key, obstore.put_async(self._store, key, data, attributes={"Content-Type": content_type})
+        )
+
+    async def get(self, key: str) -> bytes:
+        """Read an object. Raises ObjectMissing or BucketError."""
+        found = await self._asked(key, obstore.get_async(self._store, key))
+        return bytes(await self._asked(key, found.bytes_async()))
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects; one that is not there is no error. Raises BucketError."""
+        if keys:
+            await self._asked(keys[0], obstore.delete_async(self._store, list(keys)))
+
+    async def pages(self, after: str = "") -> AsyncIterator[list[Entry]]:
+        """All objects in the order of their keys, ``PAGE`` at a time, from after a key. Raises BucketError."""
+        listed = obstore.list(self._store, offset=after or None, chunk_size=PAGE)
+        while True:
+            try:
+                found = await anext(listed)
+            except StopAsyncIteration:
+                return
+            except BaseError as error:
+                raise _failed(self.name, error) from error
+            yield [Entry(each["path"], each["size"], each["last_modified"].timestamp()) for each in found]
+
+    async def _asked(self, key: str, work: Awaitable[T]) -> T:
+        try:
+            return await work
+        except FileNotFoundError:
+            raise ObjectMissing(f"bucket {self.name}: nothing under {key} (any more)") from None
+        except BaseError as error:
+            raise _failed(self.name, error) from error
+
+
+def _failed(name: str, error: Exception) -> BucketError:
+    return BucketError(f"bucket {name}: {str(error).partition(chr(10))[0]}")
