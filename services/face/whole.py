@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
 import cv2
@@ -50,40 +52,53 @@ async def face_analysis(ctx: Context, given: Any) -> Any:
     """
     video = await named_file(ctx, given, "video")
     await ctx.progress(0, "loading the models")
-    settings = load(FaceStepSettings)
-    faces = Faces(settings)
+    faces = _models()
+    rate = faces.begin()
     with mediafile.opened(video) as container:
         pictures = mediafile.pictures_of(container)
         if pictures is None:
             raise Skip("the video has no pictures")
         of = mediafile.duration(container) or 0.0
         at = 0.0
-        for at, frame in mediafile.pictures(container, pictures, settings.face_rate):
+        for at, frame in mediafile.pictures(container, pictures, rate):
             faces.look(at, upright(frame, faces.least_side))
             await ctx.progress(min(99.0, 99 * at / max(of, at, 1e-3)), f"{at:.0f} of {max(of, at):.0f} s")
     if not faces.summary.timeline:
         raise Skip("no picture of the video can be decoded")
     frames = ",\n".join(faces.summary.timeline)
-    kept = await ctx.put(f'{{"rate":{settings.face_rate},"frames":[{frames}]}}'.encode())
+    kept = await ctx.put(f'{{"rate":{rate},"frames":[{frames}]}}'.encode())
     return faces.summary.summary(max(of, at)) | faces.model | {"timeline": kept}
 
 
-class Faces:
-    """The worker's models and tracks, without its mesh, on the frames of one video."""
+@cache
+def _models() -> Faces:
+    """Those of this process, which its next video needs, too."""
+    return Faces(load(FaceStepSettings))
 
-    def __init__(self, settings: FaceSettings) -> None:
+
+class Faces:
+    """The worker's models and tracks, without its mesh, on the frames of one video after the other."""
+
+    def __init__(self, settings: FaceStepSettings) -> None:
         nothing = cast("Any", None)
         self._worker = FaceInference(settings, nothing, nothing)
         self._worker.load_checked()
         self.least_side = self._worker.min_size
         self.model = {"model": self._worker.model_name, "model_sha256": self._worker.model_sha256}
+        self._rate, self._videos = settings.face_rate, count()
+        self.begin()
+
+    def begin(self) -> float:
+        """Look at another video: nothing of the one before counts. How many of its frames a second to look at."""
+        self._run = f"video-{next(self._videos)}"
         self.summary = Summary()
+        return self._rate
 
     def look(self, at: float, image: Image) -> None:
         """Look at the frame of a time; times rise."""
         worker, (height, width) = self._worker, image.shape[:2]
         output = worker.infer([worker.preprocess(image)])[0]
-        task = _task(len(self.summary.timeline), at, height, width)
+        task = _task(self._run, len(self.summary.timeline), at, height, width)
         found = worker.track(list(worker.postprocess(output, height, width)), task)
         self.summary.add(at, [item for item in found if isinstance(item, Face)])
         for item in found:
@@ -100,8 +115,8 @@ def upright(frame: VideoFrame, least_side: int) -> Image:
     return cast("Image", image if turn is None else cv2.rotate(image, turn))
 
 
-def _task(seq: int, at: float, height: int, width: int) -> Task:
+def _task(run: str, seq: int, at: float, height: int, width: int) -> Task:
     return Task(
-        source="video", run="video", seq=seq, frame_id=f"frame_{seq:06d}", url="", timestamp=at,
+        source="video", run=run, seq=seq, frame_id=f"frame_{seq:06d}", url="", timestamp=at,
         width=width, height=height, bytes=0, captured_at=at, model=FaceInference.kind,
     )  # fmt: skip

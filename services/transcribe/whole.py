@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
 from framemesh import mediafile
@@ -12,6 +13,7 @@ from framemesh.settings import load
 from framemesh.steps.context import Context
 from framemesh.steps.files import named_file
 from framemesh.steps.functions import step
+from services.transcribe.engine import Engine
 from services.transcribe.transcript import Transcript
 from services.transcribe.worker import TranscribeSettings, engine_of
 
@@ -30,7 +32,7 @@ async def transcribing(ctx: Context, given: Any) -> Any:
     audio = await named_file(ctx, given, "audio")
     of = mediafile.seconds(audio) or 0.0
     await ctx.progress(0, "loading the model")
-    engine = engine_of(load(TranscribeSettings))
+    engine = _engine()
     transcript = Transcript(engine.transcribe)
     for piece in pieces(mediafile.sound(audio)):
         transcript.add(piece)
@@ -39,6 +41,12 @@ async def transcribing(ctx: Context, given: Any) -> Any:
     model = {"model": engine.name, "model_sha256": engine.sha256}
     kept = await ctx.put(json.dumps(transcript.whole() | model, ensure_ascii=False).encode())
     return transcript.summary() | model | {"transcript": kept}
+
+
+@cache
+def _engine() -> Engine:
+    """The model of this process, which its next sound needs, too."""
+    return engine_of(load(TranscribeSettings))
 
 
 def pieces(sound: Iterable[Samples]) -> Iterator[Cut]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
 import subprocess
 import time
@@ -35,6 +37,16 @@ async def tells(ctx: Context, given: Any) -> Any:
         time.sleep(given.get("pause", 0))
     url = await ctx.put(b"large")
     return {"url": url, "back": (await ctx.get(url)).decode(), "scratch": str(ctx.scratch), "attempt": ctx.attempt}
+
+
+_tries = itertools.count(1)
+
+
+async def counts(ctx: Context, given: Any) -> Any:
+    """Says which process it is in and for which time; may leave a process behind."""
+    left = subprocess.Popen(["sleep", "60"]).pid if given.get("leave") else None
+    await asyncio.sleep(given.get("seconds", 0))
+    return {"pid": os.getpid(), "try": next(_tries), "left": left, "tasks": len(asyncio.all_tasks())}
 
 
 async def ends(ctx: Context, given: Any) -> Any:

@@ -66,8 +66,7 @@ class Process:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            process_group=0,
-            preexec_fn=die_with(os.getpid(), self._death_signal),
+            preexec_fn=in_group(die_with(os.getpid(), self._death_signal)),
             limit=_LONGEST_LINE,
         )
         self._reader = asyncio.create_task(self._pass_on())
@@ -135,5 +134,16 @@ def die_with(parent: int, number: signal.Signals) -> Callable[[], None] | None:
         libc.prctl(_PR_SET_PDEATHSIG, int(number))
         if os.getppid() != parent:  # it died before the kernel was told
             os._exit(1)
+
+    return in_child
+
+
+def in_group(more: Callable[[], None] | None) -> Callable[[], None]:
+    """What the child runs first: a process group of its own, so that all that it starts can be ended with it."""
+
+    def in_child() -> None:
+        os.setpgid(0, 0)  # uvloop knows no process_group
+        if more:
+            more()
 
     return in_child

@@ -19,13 +19,14 @@ from framemesh.pull import Envelope
 from framemesh.registry import Registry
 from framemesh.steps import advance
 from framemesh.steps.advance import Failure, Order
+from framemesh.steps.children import Children
 from framemesh.steps.context import Blobs, Cancelled, Context
 from framemesh.steps.functions import Function, Skip, failure, unexpected
 from framemesh.steps.hands import Hands
 from framemesh.steps.job import Job, StepTask
 from framemesh.steps.joblog import JobLog
 from framemesh.steps.mapping import MappingError
-from framemesh.steps.runner import Where, run
+from framemesh.steps.runner import run
 from framemesh.steps.store import Event, JobStore, Known
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Means:
     store: JobStore
     registry: Registry
     blobs: Blobs
-    where: Where
+    children: Children
     worker: str
     may_go_on: Callable[[Order], Doing | None]
     """What does a step here, if it may begin here at once."""
@@ -175,7 +176,7 @@ class Attempt:
 
     async def _run(self, given: Any, seconds: float, kept: JobLog) -> Any:
         context = Context.of(self._task, kept.logger, self._means.blobs, self._say)
-        work = run(self._doing.function, context, self._task, given, seconds, self._means.where)
+        work = run(self._doing.function, context, self._task, given, seconds, self._means.children)
         self._running = asyncio.create_task(work, name=self._task.key)
         try:
             await asyncio.wait([self._running], timeout=ANNOUNCE_S)

@@ -1,6 +1,7 @@
-"""A try of a step as a process of its own: ``python -m framemesh.steps.child``, started by ``runner``.
+"""A process that does tries of steps: ``python -m framemesh.steps.child``, started by ``children``.
 
-One JSON object comes on stdin: what to do. JSON lines go out: progress, log lines, and last the outcome.
+A line of JSON on stdin says what to do. JSON lines go out: progress, log lines, and last the outcome, with whether
+the process is good for another try. It ends with its stdin.
 """
 
 from __future__ import annotations
@@ -31,13 +32,18 @@ class _Lines(logging.Handler):
         tell(self._out, log=[record.levelname, self.format(record)])
 
 
+MOST_TRIES = 100
+"""Then a fresh process does it: what a library has leaked is given back."""
+
+
 def tell(out: TextIO, **what: Any) -> None:
     """One line to the parent."""
     out.write(json.dumps(what) + "\n")
     out.flush()
 
 
-async def _do(asked: dict[str, Any], out: TextIO) -> None:
+async def _do(asked: dict[str, Any], out: TextIO) -> dict[str, Any]:
+    """Do one try; what came of it."""
     module, _, name = asked["spec"].partition(":")
     body = getattr(import_module(module), name)
     log = logging.Logger("step", logging.INFO)
@@ -50,24 +56,33 @@ async def _do(asked: dict[str, Any], out: TextIO) -> None:
         context = Context.of(StepTask.model_validate(asked["task"]), log, blobs, say)
         context.use(asked["scratch"])
         try:
-            output = await body(context, asked["input"])
-            tell(out, output=output)
+            return {"output": await body(context, asked["input"])}
         except Skip as reason:
-            tell(out, skip=str(reason))
+            return {"skip": str(reason)}
         except Exception as error:
             if unexpected(error):
                 log.exception("failed")
             why = failure(error)
-            tell(out, failed=str(why), retry=why.retry, delay=why.delay)
+            return {"failed": str(why), "retry": why.retry, "delay": why.delay}
+
+
+def _has_children() -> bool:
+    """Whether a step has left processes behind, which end with this one."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def main() -> None:
-    """Do what stdin says."""
-    asked = json.loads(sys.stdin.buffer.readline())
-    # What the step prints must not break the wire.
+    """Do what stdin says, line by line."""
+    # What a step prints must not break the wire.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    asyncio.run(_do(asked, out))
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        outcome = asyncio.run(_do(json.loads(line), out))
+        tell(out, **outcome, again=number < MOST_TRIES and not _has_children())
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ from framemesh.settings import Settings
 from framemesh.steps.admission import Admission
 from framemesh.steps.advance import Order
 from framemesh.steps.attempt import Attempt, Doing, Means
+from framemesh.steps.children import Children
 from framemesh.steps.files import COLLECTION
 from framemesh.steps.functions import Function
 from framemesh.steps.hands import Hands
 from framemesh.steps.job import StepTask
 from framemesh.steps.lanes import Lanes, Slot, Slots
-from framemesh.steps.runner import Where
 from framemesh.steps.store import JobStore
 from framemesh.steps.switchboard import Rate, Switch, Switchboard
 from framemesh.tasks import heed_cancellation
@@ -56,25 +56,29 @@ class StepWorker(Service[S]):
         await self._store.declare()
         await self.bus.declare(subjects.JOBLOGS)
         self._blobs = BlobStore(self.settings.master_url, collection=COLLECTION, ttl=self.settings.jobs_ttl)
+        self._children = Children(self.settings.master_url, self.settings.jobs_ttl)
         self._attempts: set[Attempt] = set()
         self._switches = [Switch(Switchboard(self.bus), function) for function in self.functions]
         for switch in self._switches:
             await switch.begin()
         self._hands = {each.name: Hands(self.settings.step_concurrency) for each in self.functions}
         self._lanes: dict[str, Lanes] = {}
-        where = Where(self.settings.master_url, self.settings.jobs_ttl)
-        self._means = Means(self._store, self.registry, self._blobs, where, self.instance, self._may_go_on)
+        self._means = Means(
+            self._store, self.registry, self._blobs, self._children, self.instance, self._may_go_on
+        )
         await self.bus.client.subscribe(subjects.job_cancelled("*"), cb=self._on_cancelled)
 
     async def run(self) -> None:
         """Do steps until cancelled."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._children.tidy())
             for function, switch in zip(self.functions, self._switches, strict=True):
                 group.create_task(switch.watch())
                 group.create_task(self._working(function, switch))
 
     async def finish(self) -> None:
-        """Let go of the store."""
+        """Let go of the processes and the store."""
+        await self._children.close()
         await self._blobs.close()
 
     def heartbeat(self) -> Heartbeat:
