@@ -9,12 +9,11 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError, NoRespondersError
@@ -31,6 +30,7 @@ from framemesh.messages import DeadLetter, Message
 from framemesh.pull import Envelope, Meta, Pull, invalid
 from framemesh.subjects import Consumer, Stream
 from framemesh.telemetry import CONSUMED, PUBLISHED, redact
+from framemesh.wire import Wire
 
 log = logging.getLogger(__name__)
 
@@ -79,16 +79,16 @@ class Stored(Generic[M]):
 class Bus:
     """One connection of one service instance."""
 
-    client: Client
+    client: Wire
     jetstream: JetStreamContext
 
     def __init__(self, instance: str) -> None:
-        self.client = Client()
+        self.client = Wire()
         self.instance = instance
         self._streams: dict[str, Stream] = {}
         self._consumers: dict[tuple[str, str], Consumer] = {}
         self._pulls: set[Pull[Any]] = set()
-        self._replies: dict[str, asyncio.Future[int]] = {}
+        self._replies: dict[str, asyncio.Future[Msg]] = {}
         self._tokens = itertools.count()
         self._inbox = f"_INBOX.{secrets.token_hex(8)}"
         self._declaring = asyncio.Lock()
@@ -106,7 +106,7 @@ class Bus:
         bus = cls(instance)
         await bus._dial(address, patience)
         bus.jetstream = bus.client.jetstream()
-        await bus.client.subscribe(f"{bus._inbox}.*", cb=bus._on_reply)
+        await bus.client.listen(f"{bus._inbox}.*", bus._on_reply)
         return bus
 
     async def _dial(self, address: str, patience: float) -> None:
@@ -127,7 +127,7 @@ class Bus:
                 return
 
     async def _dial_once(self, address: str) -> None:
-        client = Client()  # one that has failed to connect cannot be used again
+        client = Wire()  # one that has failed to connect cannot be used again
         await client.connect(
             address,
             name=self.instance,
@@ -161,12 +161,13 @@ class Bus:
 
     async def _on_reconnect(self) -> None:
         log.info("connected to NATS again")
-        self._spawn(self._recover())
+        self.spawn(self._recover())
 
     async def _on_error(self, error: Exception) -> None:
         log.debug("nats: %s", error or type(error).__name__)
 
-    def _spawn(self, work: Any) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something beside, until the bus is closed."""
         task = asyncio.ensure_future(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
@@ -273,29 +274,33 @@ class Bus:
                 await self.redeclare()
 
     async def _publish_once(self, subject: str, payload: bytes, headers: dict[str, str]) -> int:
-        token = str(next(self._tokens))
-        reply: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        answer = json.loads((await self._ask(subject, payload, headers)).data)
+        if error := answer.get("error"):
+            raise _refusal(error)
+        PUBLISHED.labels(answer["stream"]).inc()
+        return int(answer["seq"])
+
+    async def _ask(self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None) -> Msg:
+        """Request and reply, all on one inbox. Raises TimeoutError, or NoRespondersError."""
+        loop, token = asyncio.get_running_loop(), str(next(self._tokens))
+        reply: asyncio.Future[Msg] = loop.create_future()
         self._replies[token] = reply
+        late = loop.call_later(ACK_TIMEOUT, _expire, reply)
         try:
             await self.client.publish(subject, payload, reply=f"{self._inbox}.{token}", headers=headers)
-            async with asyncio.timeout(ACK_TIMEOUT):
-                return await reply
+            return await reply
         finally:
-            self._replies.pop(token, None)
+            late.cancel()
+            del self._replies[token]
 
-    async def _on_reply(self, msg: Msg) -> None:
+    def _on_reply(self, msg: Msg) -> None:
         reply = self._replies.get(msg.subject.rpartition(".")[2])
         if reply is None or reply.done():
             return
         if msg.headers and msg.headers.get("Status") == _NO_RESPONDERS:
             reply.set_exception(NoRespondersError())
-            return
-        answer = json.loads(msg.data)
-        if error := answer.get("error"):
-            reply.set_exception(_refusal(error))
         else:
-            PUBLISHED.labels(answer["stream"]).inc()
-            reply.set_result(int(answer["seq"]))
+            reply.set_result(msg)
 
     # -- consume ------------------------------------------------------------------------------------
 
@@ -471,7 +476,7 @@ class Bus:
         deadline = time.monotonic() + READ_PATIENCE
         while True:
             try:
-                msg = await self.client.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", timeout=ACK_TIMEOUT)
+                msg = await self._ask(f"$JS.API.DIRECT.GET.{stream}.{subject}")
             except (TimeoutError, NatsError) as error:
                 if time.monotonic() > deadline or self.client.is_closed:
                     raise BusError(f"{subject}: cannot be read ({error!r})") from error
@@ -567,6 +572,11 @@ def _checked(address: str) -> str:
 
 def _seq(msg: Msg) -> int:
     return int((msg.headers or {})["Nats-Sequence"])
+
+
+def _expire(reply: asyncio.Future[Msg]) -> None:
+    if not reply.done():
+        reply.set_exception(TimeoutError(f"no answer within {ACK_TIMEOUT:g} s"))
 
 
 def _refusal(error: dict[str, Any]) -> BusError:

@@ -208,7 +208,7 @@ class Pull(Generic[M]):
 
     async def start(self) -> None:
         """Subscribe to the inbox and send the first request."""
-        self._subscription = await self._bus.client.subscribe(self._inbox, cb=self._on_message)
+        self._subscription = await self._bus.client.listen(self._inbox, self._on_message)
         self._keeper = asyncio.create_task(self._keep())
         await self._refill()
 
@@ -286,17 +286,17 @@ class Pull(Generic[M]):
         with contextlib.suppress(NatsError):
             await self._bus.client.publish(self._subject, json.dumps(request).encode(), reply=self._inbox)
 
-    async def _on_message(self, msg: Msg) -> None:
+    def _on_message(self, msg: Msg) -> None:
         self._heard = time.monotonic()
         status = (msg.headers or {}).get("Status")
         if status and not msg.reply.startswith("$JS.ACK"):
-            await self._on_status(status, msg.headers or {})
+            self._on_status(status, msg.headers or {})
             return
         self._outstanding = max(0, self._outstanding - 1)
         self._waiting.append(_Waiting(msg, self._heard))
         self._arrived.set()
 
-    async def _on_status(self, status: str, headers: dict[str, str]) -> None:
+    def _on_status(self, status: str, headers: dict[str, str]) -> None:
         if status == "100":  # idle heartbeat
             return
         if self.consumer.exclusive and (status == "503" or "Deleted" in headers.get("Description", "")):
@@ -305,7 +305,7 @@ class Pull(Generic[M]):
             return
         if pending := headers.get("Nats-Pending-Messages"):
             self._outstanding = max(0, self._outstanding - int(pending))
-            await self._refill()
+            self._bus.spawn(self._refill())
             return
         log.debug("%s: %s %s", self.consumer.name, status, headers.get("Description", ""))
         self._lost = True  # the consumer is gone or moving: let the keeper ask anew

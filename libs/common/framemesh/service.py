@@ -21,6 +21,7 @@ from framemesh.blame import blaming
 from framemesh.bus import Bus
 from framemesh.errors import FramemeshError, StartAgain, inside, mendable
 from framemesh.health import Health
+from framemesh.loops import runner
 from framemesh.messages import Heartbeat
 from framemesh.registry import Registry
 from framemesh.registry import connect as connect_redis
@@ -88,8 +89,8 @@ def main(service: type[Service[Any]]) -> NoReturn:
     if not settings.instance:
         settings.instance = f"{settings.node}-{os.getpid()}-{secrets.token_hex(2)}"
     configure_logging(service.kind, settings.log_level)
-    with _runner() as runner:
-        status = runner.run(_serve(service, settings))
+    with runner() as loop:
+        status = loop.run(_serve(service, settings))
     logging.shutdown()
     sys.stdout.flush()
     _end(status)
@@ -105,14 +106,6 @@ def _end(status: int) -> NoReturn:
         os.kill(os.getpid(), -status)
         status = 128 - status  # of the first process in a container, which no signal ends
     os._exit(status)
-
-
-def _runner() -> asyncio.Runner:
-    try:
-        import uvloop  # noqa: PLC0415 - not on every platform
-    except ImportError:
-        return asyncio.Runner()
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 async def _serve(service: type[Service[Any]], settings: Settings) -> int:

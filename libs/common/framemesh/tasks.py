@@ -1,16 +1,67 @@
-"""What asyncio lacks in Python 3.11."""
+"""What asyncio lacks."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 
 def heed_cancellation() -> None:
     """Raise CancelledError where this task was cancelled and did not hear of it.
 
     ``asyncio.wait_for``, which the NATS client uses, swallows a cancellation that comes together with its result
-    (gh-86296, mended in 3.12): a loop that goes on then would do so for ever.
+    in Python 3.11 (gh-86296, mended in 3.12): a loop that goes on then would do so for ever.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
+
+
+class Together(Generic[A, R]):
+    """Calls that come while one is under way go together in the next: alone at once, many at the price of one.
+
+    ``work`` is given what was called with and returns as many results; what it raises, all of them raise.
+    """
+
+    def __init__(self, work: Callable[[list[A]], Awaitable[list[R]]]) -> None:
+        self._work = work
+        self._waiting: list[tuple[A, asyncio.Future[R]]] = []
+        self._working: asyncio.Task[None] | None = None
+
+    async def __call__(self, asked: A) -> R:
+        """The result for one."""
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append((asked, future))
+        if self._working is None:
+            self._working = asyncio.create_task(self._work_off())
+        return await future
+
+    async def _work_off(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, []
+                await self._settle(batch)
+        finally:
+            self._working = None
+
+    async def _settle(self, batch: list[tuple[A, asyncio.Future[R]]]) -> None:
+        try:
+            found = await self._work([asked for asked, _ in batch])
+        except Exception as error:
+            for future in _open(batch):
+                future.set_exception(error)
+        else:
+            for (_, future), result in zip(batch, found, strict=True):
+                if not future.done():
+                    future.set_result(result)
+        finally:
+            for future in _open(batch):  # the loop is being closed
+                future.cancel()
+
+
+def _open(batch: list[tuple[A, asyncio.Future[R]]]) -> list[asyncio.Future[R]]:
+    return [future for _, future in batch if not future.done()]

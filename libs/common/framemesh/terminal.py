@@ -19,6 +19,7 @@ from rich.table import Table
 
 from framemesh.bus import Bus
 from framemesh.errors import FramemeshError
+from framemesh.loops import runner
 from framemesh.mesh import running
 from framemesh.registry import Registry
 from framemesh.registry import connect as connect_redis
@@ -61,7 +62,8 @@ def run_until(work: Coroutine[Any, Any, Any], ending: Callable[[], bool] = lambd
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
 
-    return asyncio.run(guarded())
+    with runner() as loop:
+        return loop.run(guarded())
 
 
 def data_folder(data: Path | None) -> Path:

@@ -9,41 +9,60 @@ Redis every job begins at once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from framemesh.steps.job import Job
+from framemesh.tasks import Together
 
 log = logging.getLogger(__name__)
 
 WINDOW = 64
 """Jobs of one owner and one priority that are under way at a time, where nothing else is set."""
 
-# KEYS: under way, parked. ARGV: job, when it was made, window.
+# Both take several jobs at once. KEYS: of each the set of those under way and that of those parked. ARGV: the
+# window, then of each its id and when it was made.
 _ENTER = """
-if redis.call('SISMEMBER', KEYS[1], ARGV[1]) == 1 then return 1 end
-if redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
-local window = tonumber(redis.call('GET', 'jobs:window') or ARGV[3])
-if redis.call('SCARD', KEYS[1]) < window then redis.call('SADD', KEYS[1], ARGV[1]) return 1 end
-redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
-return 0
+local window, begun = tonumber(redis.call('GET', 'jobs:window') or ARGV[1]), {}
+for at = 1, #KEYS, 2 do
+  local ours, parked, job, made = KEYS[at], KEYS[at + 1], ARGV[at + 1], ARGV[at + 2]
+  local may = redis.call('SISMEMBER', ours, job)
+  if may == 0 and not redis.call('ZSCORE', parked, job) then
+    if redis.call('SCARD', ours) < window then
+      redis.call('SADD', ours, job)
+      may = 1
+    else
+      redis.call('ZADD', parked, made, job)
+    end
+  end
+  table.insert(begun, may)
+end
+return begun
 """
 _LEAVE = """
-redis.call('SREM', KEYS[1], ARGV[1])
-redis.call('ZREM', KEYS[2], ARGV[1])
-local window = tonumber(redis.call('GET', 'jobs:window') or ARGV[2])
-local free = window - redis.call('SCARD', KEYS[1])
-if free < 1 then return {} end
-local found = {}
-for _, job in ipairs(redis.call('ZRANGE', KEYS[2], 0, free - 1)) do
-  redis.call('ZREM', KEYS[2], job)
-  redis.call('SADD', KEYS[1], job)
-  table.insert(found, job)
+local window, found = tonumber(redis.call('GET', 'jobs:window') or ARGV[1]), {}
+for at = 1, #KEYS, 2 do
+  local ours, parked, next = KEYS[at], KEYS[at + 1], {}
+  redis.call('SREM', ours, ARGV[at + 1])
+  redis.call('ZREM', parked, ARGV[at + 1])
+  local free = window - redis.call('SCARD', ours)
+  if free > 0 then
+    for _, job in ipairs(redis.call('ZRANGE', parked, 0, free - 1)) do
+      redis.call('ZREM', parked, job)
+      redis.call('SADD', ours, job)
+      table.insert(next, job)
+    end
+  end
+  table.insert(found, next)
 end
 return found
 """
+
+Member = tuple[str, str, str, float]
+"""Of a job its owner, its priority, its id, and when it was made."""
 
 
 class Admission:
@@ -51,13 +70,13 @@ class Admission:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._enter = redis.register_script(_ENTER)
-        self._leave = redis.register_script(_LEAVE)
+        self._enter = Together(_scripted(redis, _ENTER))
+        self._leave = Together(_scripted(redis, _LEAVE))
 
     async def enter(self, job: Job) -> bool:
         """Whether a new job may begin; else it is parked, and somebody who leaves will name it."""
         try:
-            return bool(await self._enter(keys=_keys(job.owner, job.priority), args=[job.id, job.created, WINDOW]))
+            return bool(await self._enter(_member(job)))
         except RedisError as error:
             log.warning("shares are not kept, Redis does not answer: %s", error)
             return True
@@ -65,7 +84,7 @@ class Admission:
     async def leave(self, job: Job) -> list[str]:
         """A job is over: those that may begin instead. Saying so again does no harm."""
         try:
-            found: list[str] = await self._leave(keys=_keys(job.owner, job.priority), args=[job.id, WINDOW])
+            found: list[str] = await self._leave(_member(job))
         except RedisError as error:
             log.warning("shares are not kept, Redis does not answer: %s", error)
             return []
@@ -98,8 +117,25 @@ class Admission:
             if waiting:
                 pipeline.zadd(theirs, waiting)
             await pipeline.execute()
-        found: list[str] = await self._leave(keys=[ours, theirs], args=["", WINDOW])
+        found: list[str] = await self._leave((*share, "", 0.0))
         return found
+
+
+def _member(job: Job) -> Member:
+    return job.owner, str(job.priority), job.id, job.created
+
+
+def _scripted(redis: Redis, lua: str) -> Callable[[list[Member]], Awaitable[list[Any]]]:
+    script = redis.register_script(lua)
+
+    async def run(members: list[Member]) -> list[Any]:
+        keys = [key for owner, priority, _, _ in members for key in _keys(owner, priority)]
+        found: list[Any] = await script(
+            keys, [WINDOW, *(part for *_, job, made in members for part in (job, made))]
+        )
+        return found
+
+    return run
 
 
 def _keys(owner: str, priority: str) -> list[str]:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,7 +144,7 @@ class Attempt:
             return self._skipped(str(reason))
         except Exception as error:
             if unexpected(error):
-                kept.logger.exception("failed")
+                kept.exception("failed")
             why = failure(error)
             return self._failed(Failure(str(why), why.retry, why.delay))
         else:
@@ -175,19 +175,20 @@ class Attempt:
     # -- meanwhile ----------------------------------------------------------------------------------
 
     async def _run(self, given: Any, seconds: float, kept: JobLog) -> Any:
-        context = Context.of(self._task, kept.logger, self._means.blobs, self._say)
+        context = Context.of(self._task, kept, self._means.blobs, self._say)
         work = run(self._doing.function, context, self._task, given, seconds, self._means.children)
-        self._running = asyncio.create_task(work, name=self._task.key)
+        self._running = asyncio.create_task(work)
+        tellers: list[asyncio.Task[None]] = []
+        loop = asyncio.get_running_loop()
+        announcing = loop.call_later(ANNOUNCE_S, self._begin_telling, tellers, context, kept)
         try:
-            await asyncio.wait([self._running], timeout=ANNOUNCE_S)
-            if self._running.done():
-                return self._running.result()
-            async with _meanwhile(kept.keep(), self._keep_telling(context)):
-                return await self._running
+            return await self._running
         finally:
-            if not self._running.done():
-                self._running.cancel()
-                await asyncio.wait([self._running])
+            announcing.cancel()
+            await _ended(*tellers, self._running)
+
+    def _begin_telling(self, tellers: list[asyncio.Task[None]], context: Context, kept: JobLog) -> None:
+        tellers += [asyncio.create_task(kept.keep()), asyncio.create_task(self._keep_telling(context))]
 
     async def _say(self, percent: float, text: str) -> None:
         self._told = (percent, text)
@@ -232,13 +233,9 @@ def _wanted(job: Job, task: StepTask) -> bool:
     return work.attempt == task.attempt and work.status.active and not job.status.over
 
 
-@contextlib.asynccontextmanager
-async def _meanwhile(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run these beside the block, and end them with it."""
-    tasks = [asyncio.create_task(each) for each in work]
-    try:
-        yield
-    finally:
-        for task in tasks:
+async def _ended(*tasks: asyncio.Task[Any]) -> None:
+    """End these, where they have not ended."""
+    if going := [task for task in tasks if not task.done()]:
+        for task in going:
             task.cancel()
-        await asyncio.wait(tasks)
+        await asyncio.wait(going)

@@ -16,6 +16,7 @@ from framemesh.steps.plan import NAME_PATTERN, Plan, Step
 MOST_STATE_BYTES = 768 * 1024
 """NATS takes a MiB, and a dead letter or a header wants room too."""
 MOST_OUTPUT_BYTES = 64 * 1024
+LONGEST_TEXT = 500
 
 JobId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,120}$")]
 Owner = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -33,7 +34,10 @@ class JobStatus(StrEnum):
     @property
     def over(self) -> bool:
         """Whether nothing more will happen, unless somebody asks for it."""
-        return self in {JobStatus.DONE, JobStatus.FAILED, JobStatus.CANCELLED}
+        return self in _ENDED
+
+
+_ENDED = frozenset({JobStatus.DONE, JobStatus.FAILED, JobStatus.CANCELLED})
 
 
 class StepStatus(StrEnum):
@@ -87,7 +91,7 @@ class Work(_Record):
     ended: float | None = None
     due: float | None = Field(None, description="When the next try begins")
     progress: float = Field(0, ge=0, le=100, description="Percent")
-    text: str = Field("", max_length=500, description="What it is at")
+    text: str = Field("", max_length=LONGEST_TEXT, description="What it is at")
     worker: str = ""
     output: Any = None
     error: str = Field("", max_length=8192)
@@ -124,8 +128,14 @@ class Job(_Record):
     started: float | None = None
     ended: float | None = None
     failed_step: str = Field("", description="The step that the job failed at")
+    last_words: int = Field(0, ge=0, description="Tries of on_failure before somebody asked for the job again")
     parent: Parent | None = None
     parked: bool = Field(False, description="Whether it waits for the owner's other jobs before it begins")
+
+    def json_bytes(self) -> bytes:
+        """As it lies on its subject."""
+        rest = self.model_dump_json(exclude_defaults=True, exclude={"plan"}).encode()
+        return b'{"plan":' + self.plan.json_bytes + b"," + rest[1:]
 
     def step_of(self, name: str) -> Step:
         """The plan of a step; that of a failed job's last step too. Raises KeyError."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from framemesh.errors import FramemeshError
 from framemesh.steps.mapping import MappingError, references, unresolved
 
 MOST_STEPS = 64
-MOST_ITEMS = 256
+MOST_ITEMS = 2000
+MOST_AT_A_TIME = 256
 DEEPEST = 4
 """Sub-jobs in sub-jobs."""
 ON_FAILURE = "on-failure"
@@ -63,7 +64,7 @@ class Step(_Part):
     )
     optional: bool = Field(False, description="Whether the job goes on when it has failed")
     over: str | None = Field(None, description="Reference to a list: the step runs once for each of its items")
-    parallel: int = Field(8, ge=1, le=MOST_ITEMS, description="Most items at a time")
+    parallel: int = Field(8, ge=1, le=MOST_AT_A_TIME, description="Most items at a time")
     tolerate: int = Field(0, ge=0, description="Items that may fail without failing the step")
     status: str | None = Field(
         None, pattern=NAME_PATTERN, description="What the job's status is called while this step runs"
@@ -83,6 +84,14 @@ class Plan(_Part):
     steps: dict[Name, Step] = Field(min_length=1, max_length=MOST_STEPS)
     output: dict[str, Any] | None = None
     on_failure: Step | None = Field(None, description="Runs once when the job has failed; $error says why")
+    _json: bytes = PrivateAttr(b"")
+
+    @property
+    def json_bytes(self) -> bytes:
+        """As JSON; made once, as a plan never changes and goes into every state of its job."""
+        if not self._json:
+            self._json = self.model_dump_json(exclude_defaults=True).encode()
+        return self._json
 
     def last(self) -> list[str]:
         """The steps that none waits for."""
@@ -114,7 +123,9 @@ def check(
     """
     if depth > DEEPEST:
         raise PlanError(f"plan {plan.name}: sub-jobs go more than {DEEPEST} deep: flatten the plan")
-    before = _before(plan)
+    before = ended_before(plan)
+    if ON_FAILURE in plan.steps:
+        raise PlanError(f"plan {plan.name}, step {ON_FAILURE}: that name is taken by on_failure: choose another")
     for name, step in plan.steps.items():
         where = f"plan {plan.name}, step {name}"
         _check_step(where, step, before[name], given, functions, depth)
@@ -160,7 +171,7 @@ def _check_references(
         raise PlanError(f"{where}: {wrong}")
 
 
-def _before(plan: Plan) -> dict[str, set[str]]:
+def ended_before(plan: Plan) -> dict[str, set[str]]:
     """All steps that have ended when a step begins. Raises PlanError for unknown ones and for cycles."""
     found: dict[str, set[str]] = {}
     waiting = dict(plan.steps)

@@ -241,7 +241,7 @@ class JobStore:
     # -- wire ---------------------------------------------------------------------------------------
 
     async def _write(self, job: Job, seq: int, before: bytes = b"") -> Known:
-        data = job.model_dump_json(exclude_defaults=True).encode()
+        data = job.json_bytes()
         if data == before:
             return Known(seq, data, job)
         if len(data) > MOST_STATE_BYTES:
