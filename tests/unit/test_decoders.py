@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,25 +123,73 @@ def test_providers_are_the_fastest_that_are_offered(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ort, "get_available_providers", lambda: [onnx.CPU])
     assert onnx.providers() == [onnx.CPU]
     monkeypatch.setattr(ort, "get_available_providers", lambda: [onnx.CPU, onnx.CUDA, onnx.TENSORRT])
-    assert onnx.providers() == [onnx.TENSORRT, onnx.CUDA, onnx.CPU]
+    assert onnx.providers() == [onnx.CUDA, onnx.CPU]
+    assert onnx.providers(["tensorrt", "cuda"]) == [onnx.TENSORRT, onnx.CUDA, onnx.CPU]
     assert onnx.providers(["cuda"]) == [onnx.CUDA, onnx.CPU]
     assert onnx.providers(["cpu"]) == [onnx.CPU]
     assert onnx.providers([onnx.CUDA, "cuda", "CUDA"]) == [onnx.CUDA, onnx.CPU]
 
 
-def test_a_gpu_that_does_not_load_costs_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def offered_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An ONNX Runtime that offers CUDA and cannot load it."""
     if onnx.CUDA in ort.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
-    offered = [onnx.TENSORRT, onnx.CUDA, onnx.CPU]
-    monkeypatch.setattr(ort, "get_available_providers", lambda: offered)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [onnx.TENSORRT, onnx.CUDA, onnx.CPU])
+    onnx._lacking.cache_clear()
+    yield
+    onnx._lacking.cache_clear()
+
+
+@pytest.mark.usefixtures("offered_cuda")
+@pytest.mark.parametrize(("asked", "wanted"), [(None, onnx.CUDA), (["tensorrt", "cuda"], onnx.TENSORRT)])
+def test_a_gpu_that_does_not_load_costs_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, asked: list[str] | None, wanted: str
+) -> None:
     with caplog.at_level(logging.INFO):
-        session = onnx.open_session(identity(tmp_path / "m.onnx", (1, 4)))
+        session = onnx.open_session(identity(tmp_path / "m.onnx", (1, 4)), providers=asked)
     assert session.get_providers() == [onnx.CPU]
-    assert [record.message for record in caplog.records] == [
-        f"m.onnx runs on {onnx.CPU}: {onnx.TENSORRT} did not load"
-    ]
+    (message,) = caplog.messages
+    assert message.startswith(f"m.onnx runs on {onnx.CPU}: {wanted} did not load")
+
+
+@pytest.mark.usefixtures("offered_cuda")
+def test_a_library_that_is_missing_is_named_and_not_printed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lost = "libcublasLt.so.13: cannot open shared object file: No such file or directory"
+    monkeypatch.setattr(ort, "preload_dlls", lambda: print(f"Failed to load libcublasLt.so.13: {lost}\nPlease …"))
+    for _ in range(2):
+        onnx.open_session(identity(tmp_path / "m.onnx", (1, 4)))
+    said = (
+        f"m.onnx runs on {onnx.CPU}: {onnx.CUDA} did not load ({lost}; pip install 'onnxruntime-gpu[cuda,cudnn]')"
+    )
+    assert caplog.messages == [said, said]
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("offered_cuda")
+def test_a_driver_that_is_missing_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        onnx.open_session(identity(tmp_path / "m.onnx", (1, 4)))
+        assert "(libcuda.so.1: " in caplog.text
+        assert "install the GPU's driver" in caplog.text
+    else:
+        pytest.skip("there is a driver here")
+
+
+def test_tensorrt_keeps_its_engines_in_a_folder_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no" / "such"))
+    found = onnx._with_options(onnx.TENSORRT)
+    assert isinstance(found, tuple)
+    assert Path(found[1]["trt_engine_cache_path"]).is_dir()
 
 
 def test_the_cpu_costs_no_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -100,7 +100,7 @@ def _accelerator() -> Finding:
         "accelerator",
         ok,
         f"ONNX Runtime offers {', '.join(offered)}",
-        "with a GPU: pip install onnxruntime-gpu",
+        "with a GPU: pip uninstall -y onnxruntime onnxruntime-gpu; pip install 'onnxruntime-gpu[cuda,cudnn]'",
         needed=False,
     )
 

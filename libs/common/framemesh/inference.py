@@ -54,7 +54,9 @@ class WorkerSettings(Settings):
     inference_threads: int = Field(
         1, ge=1, description="Threads of one inference; workers scale better than threads"
     )
-    onnx_providers: list[str] = Field([], description="ONNX Runtime providers in order; empty: the best there are")
+    onnx_providers: list[str] = Field(
+        [], description="ONNX Runtime providers in order; empty: cuda if there, else cpu"
+    )
     inference_timeout: float = Field(
         60.0,
         gt=0,

@@ -114,7 +114,7 @@ def bench(
     batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,4,8",
     seconds: Annotated[float, typer.Option(min=0.1, help="Seconds to measure each.")] = models.SECONDS,
     providers: Annotated[
-        str, typer.Option(help="ONNX Runtime providers in order, e.g. cuda,cpu; the best there are when left out.")
+        str, typer.Option(help="ONNX Runtime providers in order, e.g. tensorrt,cuda; else cuda if there, or cpu.")
     ] = "",
     as_json: JsonOption = False,
 ) -> None:

@@ -8,10 +8,13 @@ time that could be measured.
 
 from __future__ import annotations
 
+import ctypes
+import io
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +42,14 @@ _TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)"}
 
 
 def providers(wanted: Sequence[str] | None = None) -> list[str]:
-    """Execution providers to try, fastest first, CPU always last.
+    """Execution providers to try, fastest first, CPU always last; CUDA and the CPU unless others are wanted.
 
-    ``wanted`` (``cpu``, ``cuda``, ``tensorrt``, ``openvino`` … or ONNX Runtime's own names) replaces the choice;
-    what this ONNX Runtime knows but does not offer is left out. Raises FramemeshError for what it does not know.
+    TensorRT has to be asked for: for each model, and for each new shape of its input, it builds an engine first,
+    which may take longer than a worker waits for an answer. ``wanted`` (``cpu``, ``cuda``, ``tensorrt``,
+    ``openvino`` … or ONNX Runtime's own names) replaces the choice; what this ONNX Runtime knows but does not
+    offer is left out. Raises FramemeshError for what it does not know.
     """
-    names = [_known(name) for name in wanted or (TENSORRT, CUDA)]
+    names = [_known(name) for name in wanted or (CUDA,)]
     offered = set(ort.get_available_providers())
     chosen = [name for name in dict.fromkeys(names) if name in offered and name != CPU]
     return [*chosen, CPU]
@@ -59,6 +64,7 @@ def open_session(path: str | Path, threads: int = 1, providers: list[str] | None
     if not path.is_file():
         raise FramemeshError(f"model file {path} does not exist: check the path, or run `framemesh assets pull`")
     chosen = _providers(providers)
+    lacking = _lacking() if {CUDA, TENSORRT} & set(chosen) else ""
     for first in range(len(chosen)):
         try:
             with _quiet():
@@ -71,7 +77,7 @@ def open_session(path: str | Path, threads: int = 1, providers: list[str] | None
         except Exception as error:  # ONNX Runtime's errors share no base class of their own
             reason = _first_line(error)
             continue
-        _report_fallback(path, _wanted(providers, chosen), session)
+        _report_fallback(path, _wanted(providers, chosen), session, lacking)
         return session
     raise FramemeshError(
         f"model file {path} does not load ({reason}): it may be cut short or not be ONNX; "
@@ -195,10 +201,26 @@ def _wanted(asked: list[str] | None, chosen: list[str]) -> str:
     return chosen[0]
 
 
-def _report_fallback(path: Path, wanted: str, session: ort.InferenceSession) -> None:
+def _report_fallback(path: Path, wanted: str, session: ort.InferenceSession, lacking: str) -> None:
     runs_on = session.get_providers()[0]
     if runs_on != wanted:
-        log.warning("%s runs on %s: %s did not load", path.name, runs_on, wanted)
+        log.warning("%s runs on %s: %s did not load%s", path.name, runs_on, wanted, lacking and f" ({lacking})")
+
+
+@cache
+def _lacking() -> str:
+    """Load CUDA and cuDNN from their Python packages, where no loader looks; say what is nowhere, and the fix."""
+    told = io.StringIO()
+    with redirect_stdout(told):
+        ort.preload_dlls()
+    missing = [line for line in told.getvalue().splitlines() if line.startswith("Failed to load")]
+    if missing:
+        return f"{missing[0].partition(': ')[2]}; pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        return f"{error}; install the GPU's driver, or give the container its GPU"
+    return ""
 
 
 def _options(threads: int) -> ort.SessionOptions:
@@ -217,8 +239,9 @@ def _with_options(provider: str) -> str | tuple[str, dict[str, str]]:
     """TensorRT builds an engine for minutes at its first start: keep it in the user's cache."""
     if provider != TENSORRT:
         return provider
-    cache = user_cache_path("framemesh") / "tensorrt"
-    return provider, {"trt_engine_cache_enable": "True", "trt_engine_cache_path": str(cache)}
+    engines = user_cache_path("framemesh") / "tensorrt"
+    engines.mkdir(parents=True, exist_ok=True)  # ONNX Runtime makes the last folder only
+    return provider, {"trt_engine_cache_enable": "True", "trt_engine_cache_path": str(engines)}
 
 
 @contextmanager
