@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from framemesh import subjects
-from framemesh.bus import Bus, BusError
+from framemesh.bus import Bus, BusError, Conflict
 from framemesh.errors import FramemeshError
 from framemesh.messages import Message
 from framemesh.steps.job import Owner, Priority
@@ -83,17 +83,31 @@ class Schedules:
             raise FramemeshError(f"schedule {name}: there is none of that name: `framemesh schedules list`")
         return Schedule.model_validate_json(stored[1])
 
+    async def add(self, schedule: Schedule) -> bool:
+        """Add a schedule, if there is none of its name. Raises FramemeshError."""
+        try:
+            await self._put(schedule, {"Nats-Expected-Last-Subject-Sequence": "0"})
+        except Conflict:
+            return False
+        return True
+
     async def put(self, schedule: Schedule) -> None:
         """Add a schedule, or replace the one of its name. Raises FramemeshError."""
+        await self._put(schedule, {})
+
+    async def _put(self, schedule: Schedule, conditions: Mapping[str, str]) -> None:
         headers: Mapping[str, str] = {
             "Nats-Schedule": six_fields(schedule.cron),
             "Nats-Schedule-Target": subjects.job_trigger(schedule.name),
+            **conditions,
         }
         if not schedule.cron.startswith("@every"):
             headers = {**headers, "Nats-Schedule-Time-Zone": checked_zone(schedule.zone)}
         payload = schedule.model_dump_json().encode()
         try:
             await self._bus.publish_raw(subjects.job_schedule(schedule.name), payload, dict(headers), patience=10)
+        except Conflict:
+            raise
         except BusError as error:
             raise FramemeshError(
                 f"cron: the server does not take {schedule.cron!r} ({error}): check its fields"

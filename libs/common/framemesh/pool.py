@@ -1,4 +1,4 @@
-"""Child processes that work for this one, call after call, and can be ended in the middle of one.
+"""A pool of processes that answer calls for this one, and can be ended in the middle of a call.
 
 For what reads the files of strangers and keeps the processor busy: a call that hangs, or that nobody wants any
 more, ends its process, and what a decoder breaks it breaks there. A function that is called so is
@@ -31,6 +31,10 @@ class ChildEnded(Exception):
     """The process ended, or was ended, before it gave an answer."""
 
 
+class CallFailed(Exception):
+    """The function raised what it did not mean to."""
+
+
 class Answer(NamedTuple):
     """What a call gave."""
 
@@ -38,7 +42,7 @@ class Answer(NamedTuple):
     blobs: list[bytes]
 
 
-class Children:
+class Pool:
     """At most ``count`` processes of ``memory`` bytes each; they are started when they are needed."""
 
     def __init__(self, count: int, memory: int, seconds: float) -> None:
@@ -51,7 +55,7 @@ class Children:
         """Call ``package.module:function`` in a process; one that is cancelled ends its process.
 
         Raises FramemeshError as the function does, ChildEnded when its time is up or its process died, and
-        RuntimeError with whatever else it raised.
+        CallFailed for whatever else it raises.
         """
         async with self._one() as child:
             try:
@@ -64,7 +68,7 @@ class Children:
         if "refused" in said:
             raise FramemeshError(said["refused"])
         if "failed" in said:
-            raise RuntimeError(said["failed"])
+            raise CallFailed(said["failed"])
         return Answer(said["output"], blobs)
 
     async def close(self) -> None:
@@ -86,7 +90,7 @@ class Children:
 
     async def _start(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "framemesh.children", str(self._memory),
+            sys.executable, "-m", "framemesh.pool", str(self._memory),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             preexec_fn=die_with(os.getpid(), signal.SIGKILL), limit=_BUFFER,
         )  # fmt: skip

@@ -1,0 +1,1 @@
+"""The images service: pictures that were uploaded, their thumbnails, and the order in the bucket."""
