@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from framemesh.steps import advance
 from framemesh.steps.advance import Failure, Order
-from framemesh.steps.job import Job, JobStatus, StepStatus
+from framemesh.steps.job import MOST_STATE_BYTES, Job, JobStatus, StepStatus
 from framemesh.steps.plan import ON_FAILURE, Plan, check
 
 S, J = StepStatus, JobStatus
@@ -126,7 +126,7 @@ def test_too_many_failures_end_the_step_and_the_others_with_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("output", "said"), [("text", "is no list"), ([0] * 300, "at most 256"), (None, "is no list")]
+    ("output", "said"), [("text", "is no list"), ([0] * 2001, "at most 2000"), (None, "is no list")]
 )
 def test_what_is_no_list_fails_the_step(output: Any, said: str) -> None:
     it = job(FAN)
@@ -174,6 +174,109 @@ def test_an_output_that_the_plan_cannot_make_fails_the_job() -> None:
     (a,) = advance.begin(it, 0)
     finish(it, a, {})
     assert (it.status, it.error) == (J.FAILED, "output: $steps.a.y: there is no steps.a.y")
+
+
+def test_the_step_for_failures_is_another_try_each_time_that_the_job_fails() -> None:
+    """Its tries are told apart by their number: the server would drop a second first one."""
+    it = job({"a": {"function": "f"}}, on_failure={"function": "tell", "retry": {"attempts": 2}})
+    (a,) = advance.begin(it, 0)
+    (last,) = fail(it, a)
+    (again,) = fail(it, last, retry=True)
+    assert (last.attempt, again.attempt) == (1, 2)
+    finish(it, again)
+    (a,) = advance.retry(it, 2)
+    (last,) = fail(it, a)
+    (again,) = fail(it, last, retry=True)
+    assert (last.attempt, again.attempt) == (3, 4)
+
+
+def test_a_retry_does_not_do_again_what_the_job_went_on_without() -> None:
+    steps = {
+        "face": {"function": "f", "optional": True},
+        "scenes": {"function": "f", "over": "$input.list", "tolerate": 1},
+        "score": {"function": "f", "after": ["face", "scenes"]},
+        "late": {"function": "f", "after": ["face"], "optional": True},
+        "save": {"function": "f", "after": ["score"]},
+    }
+    it = job(steps, {"list": [1, 2]})
+    face, first, second = advance.begin(it, 0)
+    fail(it, first)
+    finish(it, second, "two")
+    score, late = fail(it, face)
+    fail(it, late)
+    (save,) = finish(it, score)
+    fail(it, save)
+    assert (it.status, it.failed_step) == (J.FAILED, "save")
+    assert places(advance.retry(it, 2)) == ["late", "save"]
+    assert (it.steps["face"].status, it.steps["scenes"].output) == (S.FAILED, [None, "two"])
+
+
+def test_a_job_that_is_retried_before_it_began_begins_then() -> None:
+    it = job(CHAIN)
+    advance.begin(it, 0)
+    advance.cancel(it, 1)
+    advance.retry(it, 5)
+    assert (it.status, it.started) == (J.PROCESSING, 5)
+
+
+@pytest.mark.parametrize(
+    ("delay", "due"), [(float("nan"), 2.0), (float("inf"), 2.0), (-5, 1.0), (0, 1.0), (1e18, 86401.0), (None, 2.0)]
+)
+def test_a_rest_that_a_step_asks_for_is_one(delay: float | None, due: float) -> None:
+    it = job({"a": {"function": "f", "retry": {"delay": 1}}})
+    advance.begin(it, 0)
+    (again,) = advance.failed(it, "a", None, 1, Failure("why", delay=delay), 1.0)
+    assert again.due == due
+
+
+def test_a_reason_is_kept_as_far_as_it_can_be_written_down() -> None:
+    it = job({"a": {"function": "f"}})
+    (a,) = advance.begin(it, 0)
+    advance.failed(it, a.step, None, 1, Failure("caf\xe9 \udcff \0" + "\u20ac" * 5000, retry=False), 1.0)
+    assert it.error.startswith("a: caf\xe9 ? \ufffd\u20ac")
+    assert len(it.error.encode()) <= 4100
+    assert Job.model_validate_json(it.model_dump_json()) == it
+
+
+def test_the_state_of_two_thousand_items_stays_small_however_they_end() -> None:
+    """Their outputs are kept once; so the message stays below what NATS takes."""
+    count = 2000
+    fan = {
+        "a": {"function": "f", "over": "$input.list", "parallel": 256, "tolerate": count, "retry": {"attempts": 1}}
+    }
+    it = job(fan, {"list": [f"http://10.0.0.1:8080/3,{n:08x}{n:08x}" for n in range(count)]})
+    orders, most = advance.begin(it, 0), 0
+    output = {"url": "http://10.0.0.1:8080/3,0123456789abcdef", "labels": ["person", "bicycle"], "score": 0.123456}
+    while orders:
+        order = orders.pop()
+        now = 1764293703.123456 + (order.item or 0)
+        advance.started(it, "a", order.item, 1, "worker-with-a-long-name-1a2b3c4d", now)
+        advance.progressed(it, "a", order.item, 1, (50, "half of it is done"))
+        if (order.item or 0) % 2:
+            orders += advance.failed(it, "a", order.item, 1, Failure("x" * 4000), now)
+        else:
+            orders += finish(it, order, output, at=now)
+        if (order.item or 0) % 100 == 0 or not orders:
+            most = max(most, len(it.model_dump_json(exclude_defaults=True)))
+    assert it.status is J.DONE
+    assert it.output["a"][:2] == [output, None]
+    assert 300_000 < most < MOST_STATE_BYTES * 0.8
+
+
+def test_outputs_of_items_survive_a_failure_and_a_retry() -> None:
+    it = job(FAN | {"c": {"function": "f"}})
+    a, c = advance.begin(it, 0)
+    first = finish(it, a, [10, 20, 30])
+    (third,) = fail(it, first[0])
+    finish(it, first[1], "two")
+    finish(it, third, "three")
+    fail(it, c)
+    assert it.status is J.FAILED
+    again = advance.retry(it, 2)
+    assert places(again) == ["b:0", "c"]
+    for order in again:
+        finish(it, order, "again")
+    assert it.output == {"b": ["again", "two", "three"], "c": "again"}
 
 
 # -- whatever happens ---------------------------------------------------------------------------------

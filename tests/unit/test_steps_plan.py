@@ -52,6 +52,7 @@ def test_a_plan_that_can_be_worked_off_is_accepted() -> None:
         ({"a": {"function": "fetch", "input": {"x": "$item"}}}, "$item has no meaning here"),
         ({"a": {"function": "fetch", "input": {"x": "$nothing.x"}}}, "is no reference"),
         ({"a": {"function": "fetch", "over": "five"}}, "over must be a reference to a list"),
+        ({"on-failure": {"function": "fetch"}}, "that name is taken"),
     ],
 )
 def test_a_plan_that_cannot_be_worked_off_is_refused_with_the_step_and_the_fix(

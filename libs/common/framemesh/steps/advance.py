@@ -7,14 +7,29 @@ not have been sent yet.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from framemesh.steps.job import Job, JobStatus, Priority, StepState, StepStatus, StepTask, Work, place
+from framemesh.steps.job import (
+    LONGEST_TEXT,
+    Job,
+    JobStatus,
+    Priority,
+    StepState,
+    StepStatus,
+    StepTask,
+    Work,
+    place,
+)
 from framemesh.steps.mapping import MappingError, resolve
-from framemesh.steps.plan import MOST_ITEMS, ON_FAILURE, Step
+from framemesh.steps.plan import MOST_ITEMS, ON_FAILURE, Step, ended_before
 
 LONGEST_ERROR = 4096
+LEAST_ERROR = 96
+ITEMS_ERRORS = 192 * 1024
+"""Bytes of an error that is kept; those of all items share so much, as the state has a bound."""
+LONGEST_REST_S = 86400.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +61,13 @@ class Failure:
     reason: str
     retry: bool = True
     delay: float | None = None
+
+    @property
+    def rest(self) -> float | None:
+        """Seconds before the next try, a day at most; None for the plan's own."""
+        if self.delay is None or not math.isfinite(self.delay):
+            return None
+        return min(LONGEST_REST_S, max(0.0, self.delay))
 
 
 def begin(job: Job, now: float) -> list[Order]:
@@ -79,7 +101,7 @@ def progressed(job: Job, step: str, item: int | None, attempt: int, told: tuple[
     if job.status.over or (work := _work(job, step, item, attempt)) is None or not work.status.active:
         return False
     if told:
-        work.progress, work.text = min(100.0, max(0.0, told[0])), told[1][:500]
+        work.progress, work.text = min(100.0, max(0.0, told[0])), _kept(told[1], LONGEST_TEXT)
         _sum_up(job.steps[step])
     return True
 
@@ -104,11 +126,11 @@ def failed(
     if work is None or job.status.over or work.status.over:
         return again(job)
     _run(job, step, now)
-    work.error, work.started = failure.reason[:LONGEST_ERROR], work.started or now
-    retry = job.step_of(step).retry
-    if failure.retry and work.attempt - work.spent < retry.attempts:
-        rest = retry.rest(work.attempt - work.spent, chance) if failure.delay is None else failure.delay
+    work.error, work.started = _kept(failure.reason, _room(job.steps[step], item)), work.started or now
+    retry, tried = job.step_of(step).retry, work.attempt - work.spent
+    if failure.retry and tried < retry.attempts:
         work.attempt += 1
+        rest = retry.rest(tried, chance) if failure.rest is None else failure.rest
         work.status, work.due = StepStatus.RETRYING, now + rest
         return [_order(job, step, item)]
     work.status, work.ended, work.due = StepStatus.FAILED, now, None
@@ -121,7 +143,8 @@ def skipped(job: Job, step: str, item: int | None, attempt: int, reason: str, no
     if work is None or job.status.over or work.status.over:
         return again(job)
     _run(job, step, now)
-    work.status, work.error, work.ended, work.due = StepStatus.SKIPPED, reason[:LONGEST_ERROR], now, None
+    work.error = _kept(reason, _room(job.steps[step], item))
+    work.status, work.ended, work.due = StepStatus.SKIPPED, now, None
     return _went_on(job, step, item, now)
 
 
@@ -130,24 +153,27 @@ def cancel(job: Job, now: float, reason: str = "cancelled") -> bool:
     if job.status.over:
         return False
     _give_up(job, now)
-    job.status, job.ended, job.error = JobStatus.CANCELLED, now, reason[:LONGEST_ERROR]
+    job.status, job.ended, job.error = JobStatus.CANCELLED, now, _kept(reason)
     return True
 
 
 def retry(job: Job, now: float) -> list[Order]:
-    """Somebody wants a job that failed, or was cancelled, to go on from where it failed."""
+    """Somebody wants a job that failed, or was cancelled, to go on from where it failed.
+
+    What it went on without stays as it is: the steps after it have been done.
+    """
     if job.status not in {JobStatus.FAILED, JobStatus.CANCELLED}:
         return []
-    job.steps.pop(ON_FAILURE, None)
-    for state in job.steps.values():
-        for work in (state, *(state.items or [])):
-            if work.status in {StepStatus.FAILED, StepStatus.CANCELLED}:
-                work.status, work.spent, work.ended, work.error = StepStatus.WAITING, work.attempt, None, ""
-                work.started, work.progress, work.text = None, 0, ""
-        if state.status is StepStatus.DONE and any(not item.status.over for item in state.items or []):
-            state.status, state.ended = StepStatus.WAITING, None  # of a step that tolerated some
+    if last := job.steps.pop(ON_FAILURE, None):
+        job.last_words = last.attempt
+    ended = {StepStatus.DONE, StepStatus.SKIPPED}
+    before = ended_before(job.plan)
+    settled = set[str]().union(*(before[name] for name, state in job.steps.items() if state.status in ended))
+    for name, state in job.steps.items():
+        if name not in settled:
+            _wait_again(state)
     job.status, job.error, job.ended, job.failed_step = JobStatus.PROCESSING, "", None, ""
-    job.parked = False
+    job.started, job.parked = job.started or now, False
     return _unlock(job, now)
 
 
@@ -164,18 +190,29 @@ def again(job: Job) -> list[Order]:
     return _orders(job, {StepStatus.READY, StepStatus.RETRYING, StepStatus.RUNNING})
 
 
-def sub_jobs(job: Job) -> list[str]:
-    """The sub-jobs that are under way."""
+def sub_jobs(job: Job, *wanted: StepStatus) -> list[str]:
+    """The sub-jobs of steps that stand so; by default those that are under way."""
     return [
         work.worker
         for name, state in job.steps.items()
         if job.step_of(name).plan
         for _, work in _works(state)
-        if work.status is StepStatus.RUNNING
+        if work.worker and work.status in (wanted or {StepStatus.RUNNING})
     ]
 
 
 # -- inside ---------------------------------------------------------------------------------------------
+
+
+def _kept(text: str, most: int = LONGEST_ERROR) -> str:
+    """What of a text is kept: ``most`` bytes, without what UTF-8 or a database has no place for."""
+    return text.encode("utf-8", "replace")[:most].decode("utf-8", "ignore").replace("\0", "\ufffd")
+
+
+def _room(state: StepState, item: int | None) -> int:
+    """Bytes that the error of a step or an item may have."""
+    count = 1 if item is None else len(state.items or [])
+    return min(LONGEST_ERROR, max(LEAST_ERROR, ITEMS_ERRORS // max(1, count)))
 
 
 def _works(state: StepState) -> list[tuple[int | None, Work]]:
@@ -212,6 +249,7 @@ def _went_on(job: Job, step: str, item: int | None, now: float) -> list[Order]:
     """A step or an item has ended: what follows from it."""
     state, found = job.steps[step], list[Order]()
     if item is not None:
+        _shorten(job.step_of(step), job.work(step, item))
         found = _next_items(job, step, now)
         _sum_up(state)
     if not state.status.over:
@@ -250,7 +288,7 @@ def _ready(job: Job, name: str, step: Step, now: float) -> list[Order]:
         try:
             state.items = [Work() for _ in _listed(job, step.over)]
         except MappingError as error:
-            state.status, state.error, state.ended = StepStatus.FAILED, str(error)[:LONGEST_ERROR], now
+            state.status, state.error, state.ended = StepStatus.FAILED, _kept(str(error)), now
             return [] if step.optional else _fail(job, name, state.error, now)
     state.status = StepStatus.READY
     if all(item.status.over for item in state.items):
@@ -315,17 +353,41 @@ def _settle_items(job: Job, name: str, now: float) -> None:
             _cancel(item, now)
         first = f"item {bad[0]}: {items[bad[0]].error}"
         state.status = StepStatus.FAILED
-        state.error = f"{len(bad)} of {len(items)} items failed; {first}"[:LONGEST_ERROR]
+        state.error = _kept(f"{len(bad)} of {len(items)} items failed; {first}")
     else:
         state.status, state.error, state.progress = StepStatus.DONE, "", 100
-        state.output = [item.output for item in items]
+        _gather(state, items)
     state.ended = now
+
+
+def _shorten(step: Step, item: Work) -> None:
+    """There may be thousands of items, and the state has a bound: what nobody asks for any more is left out."""
+    item.text = ""
+    if step.function:
+        item.worker = ""
+
+
+def _gather(state: StepState, items: list[Work]) -> None:
+    """The items' outputs become the step's; one that was done before a retry has given it already."""
+    before = state.output or [None] * len(items)
+    state.output = [was if item.output is None else item.output for item, was in zip(items, before, strict=True)]
+    for item in items:
+        item.output = None
 
 
 def _sum_up(state: StepState) -> None:
     """The progress of a step with items is that of its items."""
     if state.items and not state.status.over:
         state.progress = sum(100 if item.status.over else item.progress for item in state.items) / len(state.items)
+
+
+def _wait_again(state: StepState) -> None:
+    for work in (state, *(state.items or [])):
+        if work.status in {StepStatus.FAILED, StepStatus.CANCELLED}:
+            work.status, work.spent, work.ended, work.error = StepStatus.WAITING, work.attempt, None, ""
+            work.started, work.progress, work.text = None, 0, ""
+    if state.status is StepStatus.DONE and any(not item.status.over for item in state.items or []):
+        state.status, state.ended = StepStatus.WAITING, None  # of a step that tolerated some
 
 
 def _cancel(work: Work, now: float) -> None:
@@ -343,11 +405,11 @@ def _give_up(job: Job, now: float) -> None:
 def _fail(job: Job, step: str, reason: str, now: float) -> list[Order]:
     """A step that the job needs has failed: the rest is given up, and the plan's last word is run."""
     _give_up(job, now)
-    job.failed_step, job.error = step, f"{step}: {reason}"[:LONGEST_ERROR]
+    job.failed_step, job.error = step, _kept(f"{step}: {reason}")
     if job.plan.on_failure is None:
         _end(job, JobStatus.FAILED, now)
         return []
-    job.steps[ON_FAILURE] = StepState()
+    job.steps[ON_FAILURE] = StepState(attempt=job.last_words, spent=job.last_words)
     return [_make_ready(job, ON_FAILURE, None)]
 
 
@@ -360,13 +422,10 @@ def _finish(job: Job, now: float) -> None:
         else:
             job.output = resolve(wanted, known(job))
     except MappingError as error:
-        job.error = f"output: {error}"[:LONGEST_ERROR]
+        job.error = _kept(f"output: {error}")
         _end(job, JobStatus.FAILED, now)
-        return
-    for state in job.steps.values():
-        for item in state.items or []:
-            item.output = None  # the step has them all
-    _end(job, JobStatus.DONE, now)
+    else:
+        _end(job, JobStatus.DONE, now)
 
 
 def _end(job: Job, status: JobStatus, now: float) -> None:
