@@ -22,7 +22,7 @@ async def saving_results(ctx: Context, given: Any) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise FramemeshError("input of saving-results: want an object with the results by name")
     data = encoded(report(ctx.job, given))
-    url = await ctx.put(data)
+    url = await ctx.put(data, "report.json")
     ctx.log.info("report of %d bytes stored", len(data))
     return {"report": url, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 

@@ -66,7 +66,7 @@ async def face_analysis(ctx: Context, given: Any) -> Any:
     if not faces.summary.timeline:
         raise Skip("no picture of the video can be decoded")
     frames = ",\n".join(faces.summary.timeline)
-    kept = await ctx.put(f'{{"rate":{rate},"frames":[{frames}]}}'.encode())
+    kept = await ctx.put(f'{{"rate":{rate},"frames":[{frames}]}}'.encode(), "face.json")
     return faces.summary.summary(max(of, at)) | faces.model | {"timeline": kept}
 
 

@@ -39,7 +39,7 @@ async def transcribing(ctx: Context, given: Any) -> Any:
         share = min(1.0, transcript.seconds / max(of, transcript.seconds, 1e-3))
         await ctx.progress(99 * share, f"{transcript.seconds:.0f} of {max(of, transcript.seconds):.0f} s")
     model = {"model": engine.name, "model_sha256": engine.sha256}
-    kept = await ctx.put(json.dumps(transcript.whole() | model, ensure_ascii=False).encode())
+    kept = await ctx.put(json.dumps(transcript.whole() | model, ensure_ascii=False).encode(), "transcript.json")
     return transcript.summary() | model | {"transcript": kept}
 
 

@@ -45,7 +45,7 @@ async def voice_analysis(ctx: Context, given: Any) -> Any:
         share = min(1.0, whole.seconds / max(of, whole.seconds, 1e-3))
         await ctx.progress(99 * share, f"{whole.seconds:.0f} of {max(of, whole.seconds):.0f} s")
     timeline = [voice.model_dump(mode="json", exclude={"kind"}) for voice in whole.voices]
-    kept = await ctx.put(json.dumps({"windows": timeline, "speech": whole.stretches()}).encode())
+    kept = await ctx.put(json.dumps({"windows": timeline, "speech": whole.stretches()}).encode(), "voice.json")
     return whole.summary(_words(given)) | {"timeline": kept}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 from aiohttp.abc import AbstractResolver, ResolveResult
 from redis.asyncio import Redis
 
@@ -355,6 +355,26 @@ async def test_a_strangers_list_of_parts_is_only_a_file(blobs: BlobStore, tmp_pa
     assert (await files.get_file(blobs, url, tmp_path / "out")).read_bytes() == listed
     url = await blobs.put(listed)
     assert (await files.get_file(blobs, url, tmp_path / "out")).read_bytes() == listed
+
+
+async def test_what_is_stored_has_its_media_type(blobs: BlobStore, tmp_path: Path) -> None:
+    async def say(percent: float, text: str) -> None:
+        pass
+
+    ctx = Context("j", "s", None, 1, "j/s", logging.getLogger("step"), blobs, say)
+    (tmp_path / "in").write_bytes(b"a file")
+    wanted = {
+        await ctx.put(b"{}", "report.json"): "application/json",
+        await ctx.put(b"\xff\xd8", "face.jpg"): "image/jpeg",
+        await ctx.put(b"\0\1"): "application/octet-stream",
+        await ctx.put(b"?", content_type="text/plain"): "text/plain",
+        await ctx.put_file(tmp_path / "in"): "application/json",  # the list of its parts
+    }
+    async with ClientSession() as session:
+        for url, content_type in wanted.items():
+            async with session.get(url) as answer:
+                assert answer.content_type == content_type
+    assert [await ctx.get(url) for url in wanted] == [b"{}", b"\xff\xd8", b"\0\1", b"?", b"a file"]
 
 
 @pytest.mark.parametrize(

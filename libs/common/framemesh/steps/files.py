@@ -7,8 +7,11 @@ taken for a list of addresses.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
+import mimetypes
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -26,6 +29,8 @@ COLLECTION = "jobs"
 """Of the blob store: where steps keep what is theirs."""
 PART_BYTES = 8 << 20
 MARK = "#parts"
+BYTES, LIST = "application/octet-stream", "application/json"
+"""Media types of what is known by its bytes only, a file's parts too, and of the list of them."""
 TRIES = 4
 REST_S = 0.5
 MOST_PARTS = 65_536
@@ -49,10 +54,15 @@ class Parts(BaseModel):
     parts: list[Part] = Field(max_length=MOST_PARTS)
 
 
-async def put(blobs: Blobs, data: bytes) -> str:
+def type_of(name: str) -> str:
+    """The media type of what is called so."""
+    return mimetypes.guess_type(name)[0] or BYTES
+
+
+async def put(blobs: Blobs, data: bytes, content_type: str = BYTES) -> str:
     """Store bytes, in parts where they are many; their address. Raises BlobError."""
     if len(data) <= PART_BYTES:
-        return await blobs.put(data)
+        return await blobs.put(data, content_type=content_type)
     return await _put_parts(blobs, io.BytesIO(data), len(data), None)
 
 
@@ -61,6 +71,16 @@ async def get(blobs: Blobs, url: str) -> bytes:
     if not url.endswith(MARK):
         return await blobs.get(url)
     return b"".join([data async for data, _ in _parts_of(blobs, url)])
+
+
+async def delete(blobs: Blobs, url: str) -> None:
+    """Delete what ``put`` or ``put_file`` stored; what cannot be deleted now goes with its time to live."""
+    with contextlib.suppress(BlobError, BlobMissing):
+        if url.endswith(MARK):
+            url = url.removesuffix(MARK)
+            for part in _parsed(url, await blobs.get(url)).parts:
+                await blobs.delete(part.url)
+        await blobs.delete(url)
 
 
 async def put_file(blobs: Blobs, path: Path, say: Say | None = None) -> str:
@@ -86,13 +106,13 @@ async def _put_parts(blobs: Blobs, file: BinaryIO, size: int, say: Say | None) -
     parts: list[Part] = []
     done = 0
     while data := await asyncio.to_thread(file.read, PART_BYTES):
-        url = await _patiently(blobs.put, data)
+        url = await _patiently(partial(blobs.put, content_type=BYTES), data)
         parts.append(Part(url=url, bytes=len(data)))
         done += len(data)
         if say:
             await say(min(1.0, done / max(1, size)))
     listed = Parts(bytes=done, parts=parts)
-    return await _patiently(blobs.put, listed.model_dump_json().encode()) + MARK
+    return await _patiently(partial(blobs.put, content_type=LIST), listed.model_dump_json().encode()) + MARK
 
 
 async def _parts_of(blobs: Blobs, url: str) -> AsyncIterator[tuple[bytes, float]]:
