@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from framemesh.pull import Envelope
@@ -49,6 +50,8 @@ class Means:
     registry: Registry
     blobs: Blobs
     children: Children
+    scratch: Path
+    """Where the folders of its tries are made."""
     worker: str
     may_go_on: Callable[[Order], Doing | None]
     """What does a step here, if it may begin here at once."""
@@ -175,7 +178,7 @@ class Attempt:
     # -- meanwhile ----------------------------------------------------------------------------------
 
     async def _run(self, given: Any, seconds: float, kept: JobLog) -> Any:
-        context = Context.of(self._task, kept, self._means.blobs, self._say)
+        context = Context.of(self._task, kept, self._means.blobs, self._say, self._means.scratch)
         work = run(self._doing.function, context, self._task, given, seconds, self._means.children)
         self._running = asyncio.create_task(work)
         tellers: list[asyncio.Task[None]] = []

@@ -18,11 +18,14 @@ from framemesh.steps.job import StepTask
 class Blobs(Protocol):
     """Where large things are kept."""
 
-    async def put(self, data: bytes, /) -> str:
+    async def put(self, data: bytes, /, *, content_type: str) -> str:
         """Store bytes; their address."""
 
     async def get(self, url: str, /) -> bytes:
         """Bytes by their address."""
+
+    async def delete(self, url: str, /) -> None:
+        """Delete what lies there; nothing is no error."""
 
 
 class Cancelled(Exception):
@@ -43,15 +46,21 @@ class Context:
     """Its lines are kept with the job."""
     blobs: Blobs
     say: Callable[[float, str], Awaitable[None]]
+    _within: Path | None = field(default=None, repr=False)
     _cancelled: bool = False
     _scratch: Path | None = field(default=None, repr=False)
 
     @classmethod
     def of(
-        cls, task: StepTask, log: logging.Logger, blobs: Blobs, say: Callable[[float, str], Awaitable[None]]
+        cls,
+        task: StepTask,
+        log: logging.Logger,
+        blobs: Blobs,
+        say: Callable[[float, str], Awaitable[None]],
+        within: Path | None = None,
     ) -> Context:
-        """The context of a task."""
-        return cls(task.job, task.step, task.item, task.attempt, task.key, log, blobs, say)
+        """The context of a task, with its scratch folder in a given one."""
+        return cls(task.job, task.step, task.item, task.attempt, task.key, log, blobs, say, within)
 
     async def progress(self, percent: float, text: str = "") -> None:
         """Say how far the step is, 0 to 100, and what it is at; as often as one likes. Raises Cancelled."""
@@ -68,13 +77,17 @@ class Context:
         """Nobody wants the result any more."""
         self._cancelled = True
 
-    async def put(self, data: bytes) -> str:
-        """Store bytes; their address, for an output."""
-        return await files.put(self.blobs, data)
+    async def put(self, data: bytes, name: str = "", *, content_type: str = "") -> str:
+        """Store bytes; their address, for an output. Their type is guessed from a name, e.g. ``report.json``."""
+        return await files.put(self.blobs, data, content_type or files.type_of(name))
 
     async def get(self, url: str) -> bytes:
         """Bytes by their address; a file's too, all of it in memory."""
         return await files.get(self.blobs, url)
+
+    async def delete(self, url: str) -> None:
+        """Delete bytes or a file; what the store does not delete now goes with its time to live."""
+        await files.delete(self.blobs, url)
 
     async def put_file(self, path: Path, say: Say | None = None) -> str:
         """Store a file of any size, which ``get_file`` gives back; its address, for an output."""
@@ -88,7 +101,7 @@ class Context:
     def scratch(self) -> Path:
         """A folder of this try's own; it is gone with the try."""
         if self._scratch is None:
-            self._scratch = Path(tempfile.mkdtemp(prefix="framemesh-step-"))
+            self._scratch = Path(tempfile.mkdtemp(prefix="framemesh-step-", dir=self._within))
         return self._scratch
 
     def use(self, folder: str) -> None:

@@ -24,6 +24,7 @@ from framemesh.steps.functions import Function
 from framemesh.steps.hands import Hands
 from framemesh.steps.job import StepTask
 from framemesh.steps.lanes import Lanes, Slot, Slots
+from framemesh.steps.scratch import Scratch
 from framemesh.steps.store import JobStore
 from framemesh.steps.switchboard import Rate, Switch, Switchboard
 from framemesh.tasks import heed_cancellation
@@ -63,9 +64,11 @@ class StepWorker(Service[S]):
             await switch.begin()
         self._hands = {each.name: Hands(self.settings.step_concurrency) for each in self.functions}
         self._lanes: dict[str, Lanes] = {}
+        self._scratch = await asyncio.to_thread(Scratch.open)
         self._means = Means(
-            self._store, self.registry, self._blobs, self._children, self.instance, self._may_go_on
-        )
+            self._store, self.registry, self._blobs, self._children, self._scratch.path, self.instance,
+            self._may_go_on,
+        )  # fmt: skip
         await self.bus.client.subscribe(subjects.job_cancelled("*"), cb=self._on_cancelled)
 
     async def run(self) -> None:
@@ -77,8 +80,9 @@ class StepWorker(Service[S]):
                 group.create_task(self._working(function, switch))
 
     async def finish(self) -> None:
-        """Let go of the processes and the store."""
+        """Let go of the processes, their folders and the store."""
         await self._children.close()
+        await asyncio.to_thread(self._scratch.close)
         await self._blobs.close()
 
     def heartbeat(self) -> Heartbeat:
