@@ -9,10 +9,13 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from framemesh.analysis import JobSummary
+from framemesh.steps.depth import too_deep
 from framemesh.steps.job import JobStatus, Priority
 from framemesh.steps.plan import NAME_PATTERN
 
 MOST_METADATA = 64 * 1024
+DEEPEST_METADATA = 64
+"""Levels of lists and objects; a job of MOST_DEPTH has room for more around it."""
 LONGEST_URL = 2048
 LONGEST_KEY = 200
 MOST_JOBS = 500
@@ -39,6 +42,8 @@ def _video_url(text: str) -> str:
 
 
 def _metadata(given: dict[str, Any] | None) -> dict[str, Any] | None:
+    if too_deep(given, DEEPEST_METADATA):
+        raise ValueError(f"nested deeper than {DEEPEST_METADATA} levels: make it flatter")
     size = len(json.dumps(given, allow_nan=False, ensure_ascii=False).encode())  # 1e999 is no number either
     if size > MOST_METADATA:
         raise ValueError(f"{size} bytes as JSON, {MOST_METADATA} are allowed: keep the rest elsewhere")

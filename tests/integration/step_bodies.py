@@ -14,6 +14,11 @@ from framemesh.steps.context import Context
 from framemesh.steps.functions import Skip, StepFailed
 
 
+def nested(levels: int) -> Any:
+    """So many objects in one another."""
+    return {"a": nested(levels - 1)} if levels else 1
+
+
 async def busy(ctx: Context, given: Any) -> Any:
     """Keeps the processor for some seconds, with a child of its own; says by a file that it has begun."""
     child = subprocess.Popen(["sleep", "60"])
@@ -66,4 +71,6 @@ async def ends(ctx: Context, given: Any) -> Any:
             return "x" * 100_000
         case "nan":
             return float("nan")
+        case "deep":
+            return nested(101)
     return given["how"]

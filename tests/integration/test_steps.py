@@ -87,6 +87,8 @@ async def test_the_same_key_is_the_same_job(jobs: Jobs, begin: Begin, name: str)
 async def test_what_cannot_be_worked_off_is_refused_at_once(jobs: Jobs, name: str) -> None:
     with pytest.raises(PlanError, match=f"no worker has ever had a function '{name}'"):
         await jobs.submit(one(name))
+    with pytest.raises(FramemeshError, match="input: nested deeper than 100 levels"):
+        await jobs.submit(one(name), {"a": step_bodies.nested(100)})
     with pytest.raises(JobMissing):
         await jobs.cancel("nothing-of-the-kind")
 
@@ -117,6 +119,7 @@ async def test_a_step_that_raises_is_tried_again_after_a_rest(jobs: Jobs, begin:
         ("raise", J.FAILED, 2, "it: ValueError: no idea"),
         ("long", J.FAILED, 1, "it: its output has 100002 bytes, 65536 are allowed"),
         ("nan", J.FAILED, 1, "it: its output is not JSON"),
+        ("deep", J.FAILED, 1, "it: its output is nested deeper than 100 levels"),
         ("skip", J.DONE, 1, ""),
     ],
 )

@@ -17,6 +17,7 @@ from framemesh.errors import FramemeshError
 from framemesh.steps import advance
 from framemesh.steps.admission import Admission
 from framemesh.steps.advance import Order
+from framemesh.steps.depth import MOST_DEPTH, too_deep
 from framemesh.steps.job import Job, JobStatus, Priority, new_id
 from framemesh.steps.plan import Plan, check
 from framemesh.steps.store import JobStore
@@ -45,8 +46,10 @@ class Jobs:
     ) -> Job:
         """Put a job down; it begins at once. With the same ``key`` and owner it is the same job, as it stands now.
 
-        Raises PlanError when the plan cannot be worked off.
+        Raises PlanError when the plan cannot be worked off, FramemeshError for what cannot be kept.
         """
+        if too_deep(given):
+            raise FramemeshError(f"input: nested deeper than {MOST_DEPTH} levels: make it flatter")
         await self.check(plan, given or {})
         job = Job(
             id=new_id(owner, key),

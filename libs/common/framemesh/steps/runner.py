@@ -8,6 +8,7 @@ from typing import Any
 
 from framemesh.steps.children import Children
 from framemesh.steps.context import Context
+from framemesh.steps.depth import MOST_DEPTH, too_deep
 from framemesh.steps.functions import Function, StepFailed
 from framemesh.steps.job import MOST_OUTPUT_BYTES, StepTask
 
@@ -30,7 +31,7 @@ async def run(
 
 
 def checked(output: Any) -> Any:
-    """The output, if JSON can say it and it is not too long. Raises StepFailed."""
+    """The output, if JSON can say it and it is neither too long nor too deep. Raises StepFailed."""
     try:
         text = json.dumps(output, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -41,6 +42,11 @@ def checked(output: Any) -> Any:
         raise StepFailed(
             f"its output has {len(text)} bytes, {MOST_OUTPUT_BYTES} are allowed: "
             "store it with ctx.put and return the address",
+            retry=False,
+        )
+    if text.count("[") + text.count("{") > MOST_DEPTH and too_deep(output):
+        raise StepFailed(
+            f"its output is nested deeper than {MOST_DEPTH} levels: make it flatter, or store it with ctx.put",
             retry=False,
         )
     return output
