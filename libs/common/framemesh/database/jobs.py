@@ -6,8 +6,9 @@ import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, TypeAdapter
 from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -18,6 +19,9 @@ from framemesh.steps.job import Job, JobStatus
 
 CHECKPOINT = "jobs"
 MOST_ROWS = 500
+_CURSOR = TypeAdapter(
+    tuple[Annotated[float, Field(allow_inf_nan=False)], Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,120}\z")]]
+)
 OPEN = (JobStatus.QUEUED.value, JobStatus.PROCESSING.value)
 
 
@@ -25,8 +29,8 @@ OPEN = (JobStatus.QUEUED.value, JobStatus.PROCESSING.value)
 class Place:
     """Where a job stands among those that have not begun."""
 
-    position: int
-    """1 for the next; 0 for one that has begun."""
+    position: int | None
+    """1 for the next; 0 for one that has begun; None for one that the database does not know yet."""
     waiting: int
 
 
@@ -68,7 +72,7 @@ class JobTable:
         if not rows:
             return
         wanted = self._insert(JobRow).values(rows)
-        changed = {name: wanted.excluded[name] for name in rows[0] if name != "id"}
+        changed = {name: wanted.excluded[name] for name in rows[0] if name not in {"id", "arrived"}}
         await connection.execute(
             wanted.on_conflict_do_update(
                 index_elements=["id"], set_=changed, where=JobRow.seq < wanted.excluded.seq
@@ -128,14 +132,19 @@ class JobTable:
         return Page([Job.model_validate_json(row.document) for row in rows[:limit]], more)
 
     async def place(self, job: Job) -> Place:
-        """How many wait, and how many of them come before this one."""
+        """How many wait, and how many of them come before this one.
+
+        Among equals in the order in which the stream has them, as workers do: nobody comes in between later.
+        """
         queued = and_(JobRow.status == JobStatus.QUEUED.value, JobRow.parent.is_(None))
+        arrived = select(JobRow.arrived).where(JobRow.id == job.id).scalar_subquery()
+        before = select(func.count()).where(queued, _before(job, arrived)).scalar_subquery()
+        waiting = select(func.count()).where(queued).scalar_subquery()
         async with self._engine.connect() as connection:
-            waiting = await connection.scalar(select(func.count()).where(queued)) or 0
-            if job.status is not JobStatus.QUEUED:
-                return Place(0, waiting)
-            before = await connection.scalar(select(func.count()).where(queued, _before(job))) or 0
-        return Place(before + 1, max(waiting, before + 1))
+            row = (await connection.execute(select(waiting, arrived.is_not(None), before))).one()
+        if job.status is not JobStatus.QUEUED:
+            return Place(0, row[0])
+        return Place(row[2] + 1, max(row[0], row[2] + 1)) if row[1] else Place(None, row[0] + 1)
 
     async def counts(self) -> dict[str, int]:
         """How many jobs there are in each status."""
@@ -158,14 +167,14 @@ def _row(seq: int, job: Job) -> dict[str, Any]:
         "error": job.error,
         "document": job.model_dump_json(exclude_defaults=True),
         "seq": seq,
+        "arrived": seq,
         "put_away": False,
     }
 
 
-def _before(job: Job) -> ColumnElement[bool]:
+def _before(job: Job, arrived: ColumnElement[int]) -> ColumnElement[bool]:
     rank = RANKS[job.priority.value]
-    sooner = or_(JobRow.created < job.created, and_(JobRow.created == job.created, JobRow.id < job.id))
-    return or_(JobRow.rank < rank, and_(JobRow.rank == rank, sooner))
+    return or_(JobRow.rank < rank, and_(JobRow.rank == rank, JobRow.arrived < arrived))
 
 
 def _cursor(created: float, job_id: str) -> str:
@@ -174,7 +183,6 @@ def _cursor(created: float, job_id: str) -> str:
 
 def _parse_cursor(text: str) -> tuple[float, str]:
     try:
-        created, job_id = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        return float(created), str(job_id)
-    except (ValueError, TypeError):
+        return _CURSOR.validate_json(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), strict=True)
+    except ValueError:
         raise FramemeshError(f"cursor: {text[:40]!r} is none that was given: leave it out to begin anew") from None
