@@ -76,7 +76,9 @@ async def _submit_url(call: Call) -> web.Response:
     new = checked(NewAnalysis, await bodies.read_json(call.request))
     given = {"url": new.video_url} | _metadata(new)
     key = _key(call, new.key)
-    return await _existing(call, key, given) or await _made(call, given, new, key)
+    if key is not None and (known := await _known(call, key)):
+        return await _accepted(call, _checked_same(known, given), 200)
+    return await _accepted(call, _checked_same(await _submitted(call, given, new, key), given), 202)
 
 
 async def _submit_upload(call: Call) -> web.Response:
@@ -89,13 +91,13 @@ async def _submit_upload(call: Call) -> web.Response:
         new = checked(Submission, form.values)
         key = _key(call, new.key)
         given = {"upload": form.file.address if form.file else ""} | _metadata(new)
-        if found := await _existing(call, key, given):
-            return found
+        if key is not None and (known := await _known(call, key)):
+            return await _accepted(call, _checked_same(known, given), 200)
         if form.file is None:  # it was there a moment ago
             raise away("the job of this key is going: send the upload again", 1)
         made = await _submitted(call, given, new, key)
         taken = made.input.get("upload") == given["upload"]  # else another of the same key was quicker
-        return _accepted(made, await desk.place(made), 202)
+        return await _accepted(call, _checked_same(made, given), 202)
     finally:
         if form.file and not taken:
             await asyncio.shield(form.file.delete())
@@ -107,9 +109,12 @@ def _metadata(new: Submission) -> dict[str, Any]:
 
 def _key(call: Call, in_body: str | None) -> str | None:
     """The client's key, from the header or the body. Raises Problem."""
-    in_header = call.request.headers.get(KEY_HEADER)
-    if in_header is None:
+    given = call.request.headers.getall(KEY_HEADER, [])
+    if len(given) > 1:
+        raise Problem(400, f"{KEY_HEADER}: given more than once: give it once", field=KEY_HEADER)
+    if not given:
         return in_body
+    (in_header,) = given
     if in_body is not None and in_body != in_header:
         raise Problem(400, f"key: another one than {KEY_HEADER} says: give one of the two", field="key")
     try:
@@ -122,26 +127,18 @@ async def _known(call: Call, key: str) -> Job | None:
     return await call.desk.find(new_id(call.token.name, key))
 
 
-async def _existing(call: Call, key: str | None, given: dict[str, Any]) -> web.Response | None:
-    """The job that the key made before. Raises Problem when it was for something else."""
-    job = await _known(call, key) if key is not None else None
-    if job is None:
-        return None
+def _checked_same(job: Job, given: dict[str, Any]) -> Job:
+    """The job, if it is of what was given: another of the same key may have been quicker. Raises Problem."""
     if _compared(job.input) != _compared(given):
         raise Problem(
             409, f"key: job {job.id} was made with it from another video or metadata: take a new key", field="key"
         )
-    return _accepted(job, await call.desk.place(job), 200)
+    return job
 
 
 def _compared(given: dict[str, Any]) -> dict[str, Any]:
     """What two submissions of one key must have in common; the bytes of an upload are not compared."""
     return given | ({"upload": ""} if "upload" in given else {})
-
-
-async def _made(call: Call, given: dict[str, Any], new: Submission, key: str | None) -> web.Response:
-    job = await _submitted(call, given, new, key)
-    return _accepted(job, await call.desk.place(job), 202)
 
 
 async def _submitted(call: Call, given: dict[str, Any], new: Submission, key: str | None) -> Job:
@@ -158,8 +155,9 @@ async def _check_workers(desk: Desk) -> None:
         raise away(f"{error}; {WORKERS} do the analysis", 30) from error
 
 
-def _accepted(job: Job, place: Any, status: int) -> web.Response:
-    return answer(AnalysisState.of(job, place), status, {"Location": f"/analysis/{job.id}"})
+async def _accepted(call: Call, job: Job, status: int) -> web.Response:
+    state = AnalysisState.of(job, await call.desk.place(job))
+    return answer(state, status, {"Location": f"/analysis/{job.id}"})
 
 
 async def show_status(call: Call) -> web.Response:
