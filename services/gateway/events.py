@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 import time
 from collections.abc import AsyncIterator
@@ -16,12 +17,17 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from sqlalchemy.exc import SQLAlchemyError
 
 from framemesh import subjects
 from framemesh.analysis import AnalysisDocument
+from framemesh.bus import BusError
 from framemesh.steps.job import Job
 from services.gateway.desk import Call, Desk
 from services.gateway.problems import Problem
+
+log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 15.0
 LOOK_S = 5.0
@@ -44,8 +50,7 @@ async def stream(call: Call) -> web.StreamResponse:
                 return web.Response(status=204)  # an EventSource that gets this does not come again
             # What a client has that comes again is known by its number only.
             feed.seq = seen or 0
-            with contextlib.suppress(ConnectionResetError):
-                await feed.run()
+            await feed.run()
             return feed.response
 
 
@@ -90,6 +95,13 @@ class _Feed:
     async def run(self) -> None:
         """Send until the job is over, the client has gone, or its token is good no more."""
         await self.response.prepare(self._call.request)
+        with contextlib.suppress(ConnectionResetError):
+            try:
+                await self._send_all()
+            except (BusError, NatsError, SQLAlchemyError) as error:  # too late to say so: the client comes again
+                log.warning("events of %s end: %s", self._job_id, str(error).partition("\n")[0])
+
+    async def _send_all(self) -> None:
         await self._write(f"retry: {AGAIN_MS}\n\n")
         while job := await self._look():
             if job.status.over:
