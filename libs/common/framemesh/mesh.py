@@ -134,9 +134,12 @@ class Mesh:
             "tmp_path": str(self.data.resolve() / "evidence"),
             "node": "local",
         }
-        if not any(name.lower() == "jobs_database" for name, _ in given_names()):  # it may be on another host
-            found["jobs_database"] = f"sqlite:///{self.data.resolve() / 'jobs.db'}"
-        return found
+        said = {name.lower() for name, _ in given_names()}
+        ours = {
+            "jobs_database": f"sqlite:///{self.data.resolve() / 'jobs.db'}",
+            "search_path": str(self.data.resolve() / "search"),
+        }
+        return found | {name: value for name, value in ours.items() if name not in said}  # they may lie elsewhere
 
     async def __aenter__(self) -> Self:
         return self

@@ -475,6 +475,72 @@ class Heartbeat(Message):
     detail: dict[str, Any] = Field(default_factory=dict)
 
 
+# -- search -----------------------------------------------------------------------------------------
+
+LONGEST_QUESTION = 1000
+MOST_HITS = 100
+
+
+class SearchKind(StrEnum):
+    """What can be found."""
+
+    TRANSCRIPT = "transcript"  # a passage of what was said in a media
+    EVENT = "event"
+    LABEL = "label"  # what models found in a source within a short time
+
+
+class SearchRequest(Message):
+    """What is looked for (``search.query``), or asked (``search.ask``)."""
+
+    q: str = Field(min_length=1, max_length=LONGEST_QUESTION)
+    source: str | None = Field(None, max_length=256)
+    since: float | None = Field(None, description="Nothing older; of a transcript, when it was indexed")
+    kind: SearchKind | None = None
+    limit: int = Field(10, ge=1, le=MOST_HITS)
+
+
+class SearchHit(Message):
+    """A passage that fits."""
+
+    kind: SearchKind
+    text: str = Field(description="All of the passage")
+    snippet: str = Field(description="The part of it that fits best")
+    score: float = Field(ge=0, le=1, description="1: the first by words and by meaning; only ranks are compared")
+    matched: list[Literal["words", "meaning"]] = Field(description="By what it was found")
+    media: str | None = Field(description="Id of the media, or of the event; null for labels")
+    source: str
+    title: str
+    start: float = Field(description="Where to jump to: seconds in the media; else seconds since the epoch")
+    end: float
+    time: float = Field(description="When it was, or when the transcript was indexed; seconds since the epoch")
+    link: str | None = Field(description="Where it can be seen")
+
+
+class Citation(SearchHit):
+    """A passage that an answer rests on."""
+
+    number: int = Field(ge=1, description="As in the answer: [1]")
+
+
+class SearchTrouble(StrEnum):
+    """Why there is no answer."""
+
+    UNSET = "unset"  # no language model is set
+    AWAY = "away"  # something that is needed is away: later
+    FAILED = "failed"  # only whoever runs the service can mend it
+
+
+class SearchReply(Message):
+    """The answer to a ``SearchRequest``; ``trouble`` where there is none."""
+
+    hits: list[SearchHit] = []
+    answer: str | None = Field(None, description="Of search.ask; null where the passages do not tell")
+    citations: list[Citation] = []
+    model: str = ""
+    trouble: SearchTrouble | None = None
+    reason: str = ""
+
+
 WIRE: tuple[type[Message], ...] = (
     Frame,
     AudioWindow,
@@ -486,4 +552,6 @@ WIRE: tuple[type[Message], ...] = (
     Event,
     DeadLetter,
     Heartbeat,
+    SearchRequest,
+    SearchReply,
 )

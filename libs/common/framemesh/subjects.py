@@ -41,6 +41,14 @@ RESULTS_FEED = "inference.results"
 """A plain subscriber of this subject receives every result."""
 
 
+SEARCH_QUERY = "search.query"
+"""Request and reply: a SearchRequest in, a SearchReply out."""
+SEARCH_ASK = "search.ask"
+"""The same, answered by a language model from what was found."""
+SEARCHERS = "searchers"
+"""Queue group of those who answer."""
+
+
 def source_name(text: str) -> str:
     """Turn any text into a source name, one subject token: ``Front door #1`` becomes ``Front-door-1``."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:64] or "source"
@@ -436,3 +444,8 @@ def slot_consumer(function: str) -> Consumer:
     """The slots of one function: who holds one may do a step."""
     consumer = _consumer(JOBS, f"slots-{function}", ack_wait=15, filter_subject=job_slot(function, "*"))
     return replace(consumer, max_unfinished=UNCOUNTED)
+
+
+def search_consumer(stream: Stream, shelf: str) -> Consumer:
+    """What a shelf of the search service has still to take up, from the oldest that is kept."""
+    return _consumer(stream, f"search-{shelf}", ack_wait=30)

@@ -1,0 +1,1 @@
+"""Search over transcripts, events and detections' labels."""

@@ -1,0 +1,7 @@
+"""``python -m services.search``."""
+
+from framemesh.service import main
+from services.search.search import Search
+
+if __name__ == "__main__":
+    main(Search)
