@@ -41,8 +41,12 @@ def make_app(desk: Desk) -> web.Application:
         if route.method == "GET":
             app.router.add_get(route.path, _served(desk, route), allow_head=not route.is_stream)
         else:
-            app.router.add_route(route.method, route.path, _served(desk, route))
+            app.router.add_route(route.method, route.path, _served(desk, route), expect_handler=_later)
     return app
+
+
+async def _later(request: web.Request) -> None:
+    """Who asks whether to send a body is answered when it is about to be read."""
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -100,6 +104,18 @@ def _unauthorized(detail: str, error: str = "") -> Problem:
     return Problem(401, detail, headers={"WWW-Authenticate": challenge})
 
 
+def _check_coding(request: web.Request) -> None:
+    """Bodies are taken as they are: what a few bytes can become of a compressed one is nobody's guess."""
+    coding = request.headers.get("Content-Encoding", "identity")
+    if coding.strip().lower() != "identity":
+        raise Problem(
+            415,
+            f"Content-Encoding: {coding[:40]} is not taken: send the body as it is",
+            field="Content-Encoding",
+            headers={"Accept-Encoding": "identity"},
+        )
+
+
 def _served(desk: Desk, route: Route) -> Answering:
     async def served(request: web.Request) -> web.StreamResponse:
         token = request[TOKEN]
@@ -110,6 +126,7 @@ def _served(desk: Desk, route: Route) -> Answering:
                 headers={"WWW-Authenticate": f'{_CHALLENGE}, error="insufficient_scope", scope="{route.scope}"'},
             )
         query = read_query(request, route.query)
+        _check_coding(request)
         return await route.handler(Call(desk, request, token, request[SECRET], query))
 
     return served

@@ -7,10 +7,13 @@ import logging
 from ipaddress import ip_address
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from framemesh import subjects
 from framemesh.blobs import BlobStore
+from framemesh.buckets import Bucket
 from framemesh.database.engine import open_database
+from framemesh.database.images import ImageTable
 from framemesh.database.jobs import JobTable
 from framemesh.database.tokens import TokenTable
 from framemesh.errors import FramemeshError
@@ -46,15 +49,25 @@ class Gateway(Service[GatewaySettings]):
         jobs, tokens = Jobs(self.bus, self.registry.redis), TokenTable(self._engine)
         await jobs.store.declare()
         await self.bus.declare(subjects.JOBLOGS)
-        self.desk = Desk(self.bus, jobs, JobTable(self._engine), tokens, self._blobs, self.settings)
+        images = ImageTable(self._engine)
+        self.desk = Desk(
+            self.bus, jobs, JobTable(self._engine), tokens, self._blobs, self.settings, images, self._bucket()
+        )
         await self._listen()
         if not await tokens.all():
             log.warning("nobody has a token yet: `framemesh tokens create NAME` makes one")
 
+    def _bucket(self) -> Bucket:
+        given = self.settings
+        return Bucket(given.s3_url, given.images_bucket, given.s3_access_key, given.s3_secret_key)
+
     async def _listen(self) -> None:
         host, port = self.settings.gateway_host, self.settings.gateway_port
-        self._runner = web.AppRunner(make_app(self.desk), access_log=None, shutdown_timeout=END_S)
+        self._runner = web.AppRunner(
+            make_app(self.desk), access_log=None, shutdown_timeout=END_S, auto_decompress=False
+        )
         await self._runner.setup()
+        logging.getLogger("aiohttp.server").addFilter(_is_ours)
         try:
             await web.TCPSite(self._runner, host, port).start()
         except OSError as error:
@@ -77,6 +90,11 @@ class Gateway(Service[GatewaySettings]):
             await blobs.close()
         if engine := getattr(self, "_engine", None):
             await engine.dispose()
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Not what strangers send that is no HTTP: a stack of each would fill the log."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 def _is_loopback(host: str) -> bool:

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import BodyPartReader, ClientError, MultipartReader, web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp import BodyPartReader, MultipartReader, web
 from pydantic import BaseModel
 
 from framemesh.blobs import BlobError, BlobStore
-from framemesh.steps.files import MARK, PART_BYTES, Part, Parts
-from services.gateway.bodies import parse_json
+from framemesh.steps.files import BYTES, LIST, MARK, PART_BYTES, Part, Parts
+from services.gateway.bodies import BROKEN, invite, parse_json
+from services.gateway.patience import Patience
 from services.gateway.problems import Problem, away
 
 JSON_FIELD = "metadata"
@@ -26,8 +26,7 @@ JSON_FIELD = "metadata"
 _MOST_TEXT = 128 * 1024
 _CHUNK = 256 * 1024
 _PATIENCE_S = 30.0
-"""Longest time that a client may send nothing, and that the store may be away."""
-_BROKEN = (HttpProcessingError, ClientError, ConnectionResetError, web.RequestPayloadError)
+"""Longest time that the store may be away."""
 _SLACK = 1 << 20
 """What a form may have beside its files."""
 
@@ -49,7 +48,7 @@ class Shape:
     @property
     def fields(self) -> tuple[str, ...]:
         """Every field that there may be."""
-        return (self.file, *self.texts.model_fields)
+        return (self.file, *(each.alias or name for name, each in self.texts.model_fields.items()))
 
 
 @dataclass(frozen=True)
@@ -75,13 +74,13 @@ class Stored:
 
     async def add(self, data: bytes) -> None:
         """Store one more part. Raises Problem."""
-        self.parts.append(Part(url=await self._put(data), bytes=len(data)))
+        self.parts.append(Part(url=await self._put(data, BYTES), bytes=len(data)))
         self.size += len(data)
 
     async def close(self) -> None:
         """Store the list of the parts. Raises Problem."""
         listed = Parts(bytes=self.size, parts=self.parts).model_dump_json().encode()
-        self.address = await self._put(listed) + MARK
+        self.address = await self._put(listed, LIST) + MARK
 
     async def delete(self) -> None:
         """Delete all of it; what the store does not delete now goes with its time to live."""
@@ -92,11 +91,9 @@ class Stored:
             with contextlib.suppress(BlobError):
                 await self.blobs.delete(url)
 
-    async def _put(self, data: bytes) -> str:
+    async def _put(self, data: bytes, content_type: str) -> str:
         try:
-            return await self.blobs.put_patiently(
-                data, content_type="application/octet-stream", patience=_PATIENCE_S
-            )
+            return await self.blobs.put_patiently(data, content_type=content_type, patience=_PATIENCE_S)
         except BlobError as error:
             raise away("the blob store does not take the upload: try again later") from error
 
@@ -161,14 +158,16 @@ class _Reading:
         self._request, self._blobs, self._shape, self._bounds = request, blobs, shape, bounds
         self._look, self._keep = look, keep
         self._files, self._bytes = 0, 0
+        self._patience = Patience()
 
     async def run(self) -> None:
         """Read all of it. Raises Problem."""
         try:
             reader = await self._request.multipart()
-            while part := await _within(reader.next()):
+            await invite(self._request)
+            while part := await self._patience.within(reader.next()):
                 await self._part(part)
-        except (ValueError, AssertionError, RuntimeError, *_BROKEN) as error:
+        except (ValueError, AssertionError, RuntimeError, *BROKEN) as error:
             raise Problem(400, f"the body is no complete multipart/form-data: {error}") from error
         if not self._files:
             name = self._shape.file
@@ -181,7 +180,7 @@ class _Reading:
         elif name in self.form.values:
             raise Problem(400, f"{name}: given more than once: give it once", field=name)
         else:
-            self.form.values[name] = await _text(part, name)
+            self.form.values[name] = await self._text(part, name)
 
     def _name(self, part: MultipartReader | BodyPartReader) -> str:
         name = part.name if isinstance(part, BodyPartReader) else None
@@ -239,33 +238,24 @@ class _Reading:
             pass
 
     async def _chunk(self, part: Any) -> bytes:
-        data: bytes = await _within(part.read_chunk(_CHUNK))
+        data: bytes = await self._patience.within(part.read_chunk(_CHUNK))
         self._bytes += len(data)
         if self._bytes > self._bounds.all + _SLACK:
             raise Problem(413, _over(self._shape, self._bounds.all))
         return data
 
-
-async def _text(part: Any, name: str) -> Any:
-    held = bytearray()
-    while data := await _within(part.read_chunk(_CHUNK)):
-        held += data
-        if len(held) > _MOST_TEXT:
-            raise Problem(400, f"{name}: more than {_MOST_TEXT} bytes: keep the rest elsewhere", field=name)
-    if name == JSON_FIELD:
-        return parse_json(bytes(held), name)
-    try:
-        return held.decode()
-    except UnicodeDecodeError:
-        raise Problem(400, f"{name}: no text in UTF-8", field=name) from None
-
-
-async def _within(work: Any) -> Any:
-    try:
-        async with asyncio.timeout(_PATIENCE_S):
-            return await work
-    except TimeoutError:
-        raise Problem(400, f"nothing came for {_PATIENCE_S:g} s: send the upload again") from None
+    async def _text(self, part: Any, name: str) -> Any:
+        held = bytearray()
+        while data := await self._chunk(part):
+            held += data
+            if len(held) > _MOST_TEXT:
+                raise Problem(400, f"{name}: more than {_MOST_TEXT} bytes: keep the rest elsewhere", field=name)
+        if name == JSON_FIELD:
+            return parse_json(bytes(held), name, name)
+        try:
+            return held.decode()
+        except UnicodeDecodeError:
+            raise Problem(400, f"{name}: no text in UTF-8", field=name) from None
 
 
 def _too_large(shape: Shape, most: int) -> Problem:
