@@ -44,6 +44,7 @@ SETTINGS = (
     "services.jobs.settings.JobsSettings",
     "services.gateway.settings.GatewaySettings",
     "services.analyst.settings.AnalystSettings",
+    "services.images.settings.ImagesSettings",
     "services.search.settings.SearchSettings",
 )
 

@@ -9,7 +9,9 @@ from pydantic import BaseModel
 
 from framemesh.analysis import PLAN_NAME
 from framemesh.blobs import BlobStore
+from framemesh.buckets import Bucket
 from framemesh.bus import Bus
+from framemesh.database.images import ImageTable
 from framemesh.database.jobs import JobTable, Place
 from framemesh.database.tokens import TokenTable
 from framemesh.steps.client import Jobs
@@ -33,6 +35,8 @@ class Desk:
     tokens: TokenTable
     blobs: BlobStore
     settings: GatewaySettings
+    images: ImageTable
+    bucket: Bucket
     uploads: Room = field(init=False)
     streams: Room = field(init=False)
 

@@ -194,12 +194,17 @@ async def list_jobs(call: Call) -> web.Response:
 
 async def cancel(call: Call) -> web.Response:
     """End a job; one that was cancelled already stays so."""
+    return answer(AnalysisState.of(await cancelled(call)))
+
+
+async def cancelled(call: Call) -> Job:
+    """The job that the path names, ended. Raises Problem for one that is over otherwise."""
     job = await call.job()
     with contextlib.suppress(JobMissing):  # put away, so it is over
         job = await call.desk.jobs.cancel(job.id, f"cancelled by {call.token.name}")
     if job.status is not JobStatus.CANCELLED:
         raise Problem(409, f"job {job.id} is {job.status}: only one that is not over can be cancelled")
-    return answer(AnalysisState.of(job))
+    return job
 
 
 async def retry(call: Call) -> web.Response:

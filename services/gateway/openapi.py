@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from framemesh import __version__
+from framemesh.steps.plan import NAME_PATTERN
 from services.gateway.desk import JOB_PATTERN
 from services.gateway.documents import KEY_PATTERN, Alive
 from services.gateway.events import SEEN_HEADER
@@ -33,8 +34,13 @@ _HEAD = "# Made from services/gateway/routes.py and its models by `make generate
 _REF = "#/components/schemas/{model}"
 _ALWAYS = (400, 401, 403, 500, 503)
 _EVENTS = "text/event-stream"
-_EMPTY = {204: "Nothing more will come", 304: "It is what If-None-Match says"}
-_PATTERNS = {"jobId": JOB_PATTERN, KEY_HEADER: KEY_PATTERN, SEEN_HEADER: "^[0-9]{1,18}$"}
+_EMPTY = {204: "There is nothing to tell", 304: "It is what If-None-Match says"}
+_PATTERNS = {
+    "jobId": JOB_PATTERN,
+    "collection": NAME_PATTERN,
+    KEY_HEADER: KEY_PATTERN,
+    SEEN_HEADER: "^[0-9]{1,18}$",
+}
 """Of parameters in paths and headers; what is not here is any text."""
 _DESCRIPTION = """\
 Analyses of videos, and the durable jobs that they are. No outside service is ever called back: poll or stream.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from framemesh.images import BUCKET, BUCKET_PATTERN
 from framemesh.settings import Settings
 
 
@@ -22,6 +23,16 @@ class GatewaySettings(Settings):
     jobs_database: str = Field(
         "sqlite:///jobs.db",
         description="Results database: sqlite:///jobs.db or postgresql://user:password@host/name",
+    )
+    images_bucket: str = Field(
+        BUCKET, pattern=BUCKET_PATTERN, description="S3 bucket of the pictures; as the images service has it"
+    )
+    images_max_mb: int = Field(32, ge=1, le=60, description="Largest picture in MiB; as the images service has it")
+    images_max_age: int = Field(
+        3600, ge=0, le=31_536_000, description="Seconds that a browser keeps a picture without asking again"
+    )
+    images_wait: float = Field(
+        30.0, ge=0, le=600, description="Most seconds that an upload with async=false waits for its picture"
     )
     jobs_ttl: str = Field("30d", description="How long uploads are kept: 12h, 30d, 8w; empty: for ever")
 

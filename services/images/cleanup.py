@@ -1,8 +1,8 @@
 """Finds files in the bucket that are no picture's, and deletes them.
 
-Safe whatever runs beside it: a key is written once and belongs to one id for ever, a picture is recorded right after
-its file was written, and a file is left alone until it is older than that ever takes (``images_grace``). So a file
-that is that old and has no record never gets one.
+Safe whatever runs beside it: a key is written once and belongs to one id for ever, a picture is recorded right
+after its file was written, and a file is left alone until it is older than that ever takes (``images_grace``). So
+a file that is that old and has no record never gets one.
 """
 
 from __future__ import annotations

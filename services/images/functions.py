@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from framemesh.buckets import ObjectMissing
+from framemesh.blobs import BlobMissing
 from framemesh.database.images import CollectionMissing, Image
 from framemesh.errors import FramemeshError
 from framemesh.steps.context import Context
@@ -51,7 +51,7 @@ async def generate_thumbnails(ctx: Context, given: Any) -> Any:
         raise FramemeshError(f"input.image: there is no image {wanted!r}; it may have been deleted")
     try:
         found = await make_thumbnails(work, image)
-    except (CollectionMissing, ObjectMissing) as error:
+    except (CollectionMissing, BlobMissing) as error:
         raise FramemeshError(f"image {image.name}: {error}") from error
     return {"thumbnails": [{"size": each.size, "type": each.type, "bytes": each.bytes} for each in found]}
 

@@ -29,7 +29,7 @@ class Means:
 
     @classmethod
     async def open(cls, settings: ImagesSettings) -> Means:
-        """Connect. Raises FramemeshError or BucketError."""
+        """Connect. Raises FramemeshError or BlobError."""
         bucket = Bucket(settings.s3_url, settings.images_bucket, settings.s3_access_key, settings.s3_secret_key)
         await bucket.create()
         engine = await open_database(settings.jobs_database, settings.connect_patience)

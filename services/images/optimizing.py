@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from typing import Any
 
-from framemesh.buckets import ObjectMissing
+from framemesh.blobs import BlobMissing
 from framemesh.database.images import CollectionMissing, Image
 from framemesh.errors import FramemeshError
 from framemesh.images import new_key
@@ -33,7 +33,7 @@ async def _within(free: asyncio.Semaphore, ctx: Context, means: Means, image: Im
         ctx.check()
         try:
             return await _optimize(ctx, means, image)
-        except (FramemeshError, StepFailed, ObjectMissing) as error:
+        except (FramemeshError, StepFailed, BlobMissing) as error:
             ctx.log.warning("%s/%s stays as it is: %s", image.collection, image.name, error)
             await means.table.note_optimized(image.id)
             return 0

@@ -6,7 +6,7 @@ import os
 
 from pydantic import Field
 
-from framemesh.images import BUCKET
+from framemesh.images import BUCKET, BUCKET_PATTERN
 from framemesh.steps.worker import StepSettings
 
 
@@ -17,9 +17,7 @@ class ImagesSettings(StepSettings):
         "sqlite:///jobs.db",
         description="Results database: sqlite:///jobs.db or postgresql://user:password@host/name",
     )
-    images_bucket: str = Field(
-        BUCKET, pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="S3 bucket of the pictures"
-    )
+    images_bucket: str = Field(BUCKET, pattern=BUCKET_PATTERN, description="S3 bucket of the pictures")
     images_max_mb: int = Field(32, ge=1, le=60, description="Largest picture in MiB")
     images_max_megapixels: float = Field(
         64.0, gt=0, le=500, description="Most pixels of a picture, in millions: a small file can claim billions"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from framemesh.buckets import BucketError
+from framemesh.blobs import BlobError
 from framemesh.errors import FramemeshError
 from framemesh.steps.functions import functions_of
 from framemesh.steps.worker import StepWorker
@@ -22,7 +22,7 @@ class Images(StepWorker[ImagesSettings]):
         """Open the database and the bucket, and make the schedules."""
         try:
             opened = await means.begin(self.settings)
-        except BucketError as error:
+        except BlobError as error:
             raise FramemeshError(f"setting s3_url: {error}") from error
         await super().prepare()
         await make_schedules(self.bus, opened.marks)

@@ -12,6 +12,8 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
+from framemesh.blobs import BlobError, BlobMissing
+
 PAGE = 1000
 _OPTIONS: Any = {"allow_http": True, "connect_timeout": "3s", "timeout": "30s"}
 _RETRY: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=15)}
@@ -19,14 +21,6 @@ _SOON = timedelta(minutes=1)
 _TAKEN = 409
 
 T = TypeVar("T")
-
-
-class BucketError(Exception):
-    """The store does not answer or refuses; trying again may help."""
-
-
-class ObjectMissing(Exception):
-    """There is no object of that key."""
 
 
 @dataclass(frozen=True)
@@ -54,33 +48,33 @@ class Bucket:
         )  # fmt: skip
 
     async def create(self) -> None:
-        """Make the bucket where there is none. Raises BucketError."""
+        """Make the bucket where there is none. Raises BlobError."""
         address = obstore.sign(self._store, "PUT", "", _SOON) if self._signed else f"{self._url}/{self.name}"
         try:
             async with aiohttp.ClientSession() as session, session.put(address) as answer:
                 if answer.status >= 300 and answer.status != _TAKEN:  # noqa: PLR2004
-                    raise BucketError(f"bucket {self.name}: HTTP {answer.status} {(await answer.text())[:200]}")
+                    raise BlobError(f"bucket {self.name}: HTTP {answer.status} {(await answer.text())[:200]}")
         except (aiohttp.ClientError, OSError) as error:
-            raise BucketError(f"s3_url {self._url}: {error!r}") from error
+            raise BlobError(f"s3_url {self._url}: {error!r}") from error
 
     async def put(self, key: str, data: bytes, content_type: str) -> None:
-        """Store an object. Raises BucketError."""
+        """Store an object. Raises BlobError."""
         await self._asked(
             key, obstore.put_async(self._store, key, data, attributes={"Content-Type": content_type})
         )
 
     async def get(self, key: str) -> bytes:
-        """Read an object. Raises ObjectMissing or BucketError."""
+        """Read an object. Raises BlobMissing or BlobError."""
         found = await self._asked(key, obstore.get_async(self._store, key))
         return bytes(await self._asked(key, found.bytes_async()))
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects; one that is not there is no error. Raises BucketError."""
+        """Delete objects; one that is not there is no error. Raises BlobError."""
         if keys:
             await self._asked(keys[0], obstore.delete_async(self._store, list(keys)))
 
     async def pages(self, after: str = "") -> AsyncIterator[list[Entry]]:
-        """All objects in the order of their keys, ``PAGE`` at a time, from after a key. Raises BucketError."""
+        """All objects in the order of their keys, ``PAGE`` at a time, from after a key. Raises BlobError."""
         listed = obstore.list(self._store, offset=after or None, chunk_size=PAGE)
         while True:
             try:
@@ -95,10 +89,10 @@ class Bucket:
         try:
             return await work
         except FileNotFoundError:
-            raise ObjectMissing(f"bucket {self.name}: nothing under {key} (any more)") from None
+            raise BlobMissing(f"bucket {self.name}: nothing under {key} (any more)") from None
         except BaseError as error:
             raise _failed(self.name, error) from error
 
 
-def _failed(name: str, error: Exception) -> BucketError:
-    return BucketError(f"bucket {name}: {str(error).partition(chr(10))[0]}")
+def _failed(name: str, error: Exception) -> BlobError:
+    return BlobError(f"bucket {name}: {str(error).partition(chr(10))[0]}")

@@ -14,6 +14,7 @@ SIZES = (150, 300, 600)
 """Longer side of each thumbnail, pixels."""
 FORMATS = ("webp", "jpeg")
 BUCKET = "images"
+BUCKET_PATTERN = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 UPLOAD_PLAN, BULK_PLAN = "image", "images"
 TYPES = ("jpeg", "png", "webp", "gif")
 _SIGNATURES = {
