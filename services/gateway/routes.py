@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from framemesh.analysis import AnalysisDocument, AnalysisState
 from framemesh.tokens import Scope
-from services.gateway import events, handlers
+from services.gateway import events, handlers, image_uploads, images, tasks
 from services.gateway.documents import JobPage, JobsQuery, LogPage, LogsQuery, NewAnalysis, Queues
 from services.gateway.route import Route
 
 V, O = Scope.VIEWER, Scope.OPERATOR  # noqa: E741 - as the table is read
-ROUTES = (
+_JOBS = (
     Route(
         "POST", "/analysis", "submitAnalysis",
         "Take in a video, by its address or as an upload; answers at once. 200: the key had made this job before.",
@@ -53,4 +53,5 @@ ROUTES = (
         V, handlers.queues, Queues,
     ),
 )  # fmt: skip
+ROUTES: tuple[Route, ...] = (*_JOBS, *tasks.ROUTES, *image_uploads.ROUTES, *images.ROUTES)
 HEALTH = "/healthz"
