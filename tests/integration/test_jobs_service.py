@@ -180,6 +180,16 @@ async def test_the_place_in_the_queue_counts_who_comes_before(engine: AsyncEngin
     assert await table.counts() == {"queued": 3, "processing": 1}
 
 
+async def test_nobody_who_comes_later_stands_before_one_who_waits(engine: AsyncEngine) -> None:
+    table = JobTable(engine)
+    unseen = await table.place(job(5))
+    assert (unseen.position, unseen.waiting) == (None, 1)
+    await table.save([(1, job(5)), (2, job(6))], 2)
+    await table.save([(3, job(4))], 3)  # it was made sooner, and put down later
+    await table.save([(4, job(5, parked=True))], 4)  # still waiting, in another state
+    assert [(await table.place(job(n))).position for n in (5, 6, 4)] == [1, 2, 3]
+
+
 async def nothing(ctx: Context, given: Any) -> str:
     return "done"
 

@@ -31,7 +31,14 @@ async def told(jobs: Jobs, name: str, **given: Any) -> dict[str, Any]:
 
 
 async def ended(pids: Iterable[int]) -> bool:
-    return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
+    return not any(map(_runs, pids))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def test_a_process_serves_one_try_after_the_other(jobs: Jobs, begin: Begin, name: str) -> None:

@@ -206,7 +206,9 @@ class AnalysisState(JobSummary):
     """How a job stands, without its results."""
 
     steps: list[StepDocument]
-    position: int = Field(description="1 for the next to begin; 0 for one that has begun")
+    position: int | None = Field(
+        description="1 for the next to begin, 0 for one that has begun; null where it is not known yet"
+    )
     waiting: int = Field(description="How many jobs wait to begin, everybody's")
 
     @classmethod

@@ -21,7 +21,7 @@ class JobRow(Base):
     __table_args__ = (
         Index("ix_jobs_created", "created", "id"),
         Index("ix_jobs_owner", "owner", "created", "id"),
-        Index("ix_jobs_status", "status", "rank", "created", "id"),
+        Index("ix_jobs_status", "status", "rank", "arrived"),
     )
 
     id: Mapped[str] = mapped_column(String(120), primary_key=True)
@@ -38,6 +38,8 @@ class JobRow(Base):
     document: Mapped[str] = mapped_column(Text)
     seq: Mapped[int] = mapped_column(BigInteger)
     """Stream sequence of the state; a smaller one never replaces it."""
+    arrived: Mapped[int] = mapped_column(BigInteger)
+    """Stream sequence of the first state that was seen of it: its place among those that wait."""
     put_away: Mapped[bool] = mapped_column(default=False)
     """Whether it lies here only, and no more in the stream."""
 
