@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 IP = IPv4Address | IPv6Address
 
 _NAT64 = IPv6Network("64:ff9b::/96")
+_INSIDE = tuple(map(IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")))
+"""Protocol assignments (RFC 6890), which older Pythons take for public, relays of 6to4, and Azure's host."""
 _KINDS = (
     ("unspecified", lambda ip: ip.is_unspecified),
     ("loopback", lambda ip: ip.is_loopback),
@@ -17,6 +19,7 @@ _KINDS = (
     ("private", lambda ip: ip.is_private),
     ("reserved", lambda ip: ip.is_reserved),
     ("site-local", lambda ip: isinstance(ip, IPv6Address) and ip.is_site_local),
+    ("of a network's own", lambda ip: isinstance(ip, IPv4Address) and any(ip in each for each in _INSIDE)),
     ("not public", lambda ip: not ip.is_global),
 )
 """The first one that fits says why."""

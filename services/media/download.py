@@ -217,6 +217,8 @@ class _Download:
         first, total = _range(answer)
         if first != self._have or (total is not None and self._total is not None and total != self._total):
             self._start_again("the server gave another part")
+        if _validator(answer) not in {"", self._validator}:  # it did not look at If-Range
+            self._start_again("it is another file now")
         self._total = self._total if total is None else total
 
     def _start_again(self, why: str) -> None:
@@ -249,6 +251,8 @@ class _Download:
                 await self._tell()
         if self._total is not None and self._have < self._total:
             raise _Broken("the server ended it early")
+        if self._total is not None and self._have > self._total:
+            self._start_again("the server gave more than it said")
 
     async def _tell(self) -> None:
         if time.monotonic() - self._said >= SAY_S:

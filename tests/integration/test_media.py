@@ -54,7 +54,7 @@ class Files:
         every = {
             "/good.mp4": self.good, "/broken.mp4": self.broken, "/lies.mp4": self.lies,
             "/rubbish.mp4": self.rubbish, "/endless.mp4": self.endless, "/round": self.round, "/away": self.away,
-            "/slow.mp4": self.slow,
+            "/slow.mp4": self.slow, "/careless.mp4": self.careless,
             "/busy.mp4": self.busy, "/changes.mp4": self.changes, "/empty.mp4": self.empty,
         }  # fmt: skip
         return [web.get(path, handler) for path, handler in every.items()]
@@ -106,6 +106,18 @@ class Files:
         if self.seen:
             self.etag, self.video = '"two"', self.video[: len(self.video) // 4] * 4
         return await self.broken(request)
+
+    async def careless(self, request: web.Request) -> web.StreamResponse:
+        """Is another file of the same length after a break, and gives a part of it, whatever ``If-Range`` says."""
+        if not self.seen:
+            return await self.broken(request)
+        if self.etag == '"one"':
+            self.etag, self.video = '"two"', self.video[::-1]
+        begin = request.http_range.start or 0
+        self.seen.append(dict(request.headers))
+        said = f"bytes {begin}-{len(self.video) - 1}/{len(self.video)}"
+        headers = {"ETag": self.etag} | ({"Content-Range": said} if begin else {})
+        return web.Response(status=206 if begin else 200, body=self.video[begin:], headers=headers)
 
     async def rubbish(self, request: web.Request) -> web.StreamResponse:
         """A page where a video should be."""
@@ -204,6 +216,14 @@ async def test_a_file_that_changed_meanwhile_is_not_mixed_with_the_old_one(serve
     assert server.etag == '"two"'
 
 
+async def test_a_part_of_another_file_is_not_taken_though_the_server_gives_it(
+    server: Files, tmp_path: Path
+) -> None:
+    assert await fetched(server, "/careless.mp4", tmp_path / "v") == server.video
+    assert server.etag == '"two"'
+    assert [headers.get("Range") is None for headers in server.seen] == [True, False, True]
+
+
 async def test_a_server_that_lies_about_the_length_is_told_of(server: Files, tmp_path: Path) -> None:
     with pytest.raises(
         StepFailed, match=r"breaks again and again, after 208428 of 209428 bytes: check the server"
@@ -274,6 +294,11 @@ async def test_redirects_are_followed_but_not_for_ever(server: Files, tmp_path: 
     assert await fetched(server, "/round?n=5", tmp_path / "v") == server.video
     with pytest.raises(FramemeshError, match="more than 5 redirects"):
         await fetched(server, "/round?n=6", tmp_path / "v")
+
+
+@pytest.mark.parametrize("address", ["192.0.0.192", "192.88.99.1", "168.63.129.16", "64:ff9b::c000:c0"])
+def test_addresses_that_lead_into_a_network_are_refused_on_every_python(address: str) -> None:
+    assert refusal(address)
 
 
 @pytest.mark.parametrize(
