@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
+import re
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
@@ -14,13 +16,14 @@ import aiohttp
 import pytest
 
 from framemesh import subjects
-from framemesh.analysis import AnalysisStatus, legal
+from framemesh.analysis import AnalysisStatus, analysis_plan, legal
 from framemesh.blobs import BlobStore
 from framemesh.bus import Bus
 from framemesh.errors import FramemeshError
 from framemesh.registry import Registry
 from framemesh.steps import files
 from framemesh.steps.client import Jobs
+from framemesh.steps.job import Job
 from framemesh.tokens import Scope
 from services.gateway.gateway import Gateway
 from services.jobs.jobs import JobsService
@@ -607,7 +610,11 @@ async def test_a_form_says_each_thing_once(ann: Client) -> None:
     made.add_field("priority", "high")
     answer = await ann.post("/analysis", data=made)
     assert (answer.status, answer.body["field"]) == (400, "priority")
-    for values, field in (({"metadata": "{"}, None), ({"metadata": "[]"}, "metadata"), ({"key": "a b"}, "key")):
+    for values, field in (
+        ({"metadata": "{"}, "metadata"),
+        ({"metadata": "[]"}, "metadata"),
+        ({"key": "a b"}, "key"),
+    ):
         answer = await ann.post("/analysis", data=form(10, **values))
         assert (answer.status, answer.body.get("field")) == (400, field)
 
@@ -679,3 +686,168 @@ async def test_a_port_that_is_taken_is_named(site: Site, bus: Bus, registry: Reg
     with pytest.raises(FramemeshError, match=r"setting gateway_port: 127\.0\.0\.1:.* is not to be had"):
         await second.prepare()
     await second.finish()
+
+
+# -- what is sent in bad faith ------------------------------------------------------------------------
+
+
+async def sent_raw(site: Site, *pieces: bytes) -> bytes:
+    """The answer to bytes that are sent one after another."""
+    host, _, port = site.base.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.1)
+        async with asyncio.timeout(10):
+            head = await reader.readuntil(b"\r\n\r\n")
+            if head.startswith(b"HTTP/1.1 100 "):
+                head += await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"Content-Length: (\d+)", head)
+            return head + await reader.readexactly(int(length[1]) if length else 0)
+    finally:
+        writer.close()
+
+
+def head_of(client: Client, path: str, *lines: str) -> bytes:
+    """The head of a POST."""
+    own = [f"{name}: {value}" for name, value in client.headers.items()]
+    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: x", "Connection: close", *own, *lines, "", ""]).encode()
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "rot13", "gzip, identity"])
+@pytest.mark.parametrize("content_type", ["application/json", "multipart/form-data; boundary=x"])
+async def test_a_body_in_a_content_coding_is_not_taken(ann: Client, coding: str, content_type: str) -> None:
+    headers = {"Content-Type": content_type, "Content-Encoding": coding}
+    answer = await ann.post("/analysis", data=b"rubbish", headers=headers)
+    assert (answer.status, answer.headers["Accept-Encoding"]) == (415, "identity")
+    assert "Content-Encoding" in answer.body["detail"]
+
+
+@pytest.mark.parametrize(
+    ("line", "pieces"),
+    [("Content-Length: 9", [b"{"]), ("Transfer-Encoding: chunked", [b"1\r\n{\r\n", b"no chunk\r\n"])],
+)
+async def test_a_body_that_does_not_come_is_not_waited_for(
+    ann: Client, site: Site, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, line: str, pieces: list[bytes]
+) -> None:
+    monkeypatch.setattr("services.gateway.patience.MOST_S", 0.5)
+    answer = await sent_raw(site, head_of(ann, "/analysis", "Content-Type: application/json", line), *pieces)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"4 KiB a second" in answer
+
+
+async def test_what_is_no_http_does_not_fill_the_log(
+    site: Site, ann: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    for wrong in (
+        b"GET / HTTP/9.9\r\n\r\n",
+        head_of(ann, "/analysis", "X: " + "a" * 10_000),
+        b"POST / HTTP/1.1\r\nx\r\n\r\n",
+    ):
+        assert (await sent_raw(site, wrong)).startswith(b"HTTP/1.0 400 ")
+    assert [record for record in caplog.records if record.name.startswith("aiohttp")] == []
+
+
+async def test_an_upload_by_drops_does_not_keep_its_room(
+    ann: Client, site: Site, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.gateway.patience.MOST_S", 0.6)
+    drops = [b"a"] * 20  # one each 0.1 s: never silent for long
+    head = head_of(ann, "/analysis", "Content-Type: multipart/form-data; boundary=x", "Content-Length: 999999")
+    answer = await sent_raw(site, head + part("video", ""), *drops)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"4 KiB a second" in answer
+    assert site.gateway.desk.uploads.inside == 0
+
+
+async def test_a_client_that_asks_first_is_refused_before_it_sends(
+    ann: Client, site: Site, pipeline: Pipeline
+) -> None:
+    asking = ["Content-Type: multipart/form-data; boundary=x", "Expect: 100-continue"]
+    too_large = await sent_raw(site, head_of(ann, "/analysis", *asking, f"Content-Length: {1 << 40}"))
+    assert too_large.startswith(b"HTTP/1.1 413 ")
+    unknown = await sent_raw(site, head_of(site.nobody, "/analysis", *asking, "Content-Length: 999"))
+    assert unknown.startswith(b"HTTP/1.1 401 ")
+    whole = part("video", "a video\r\n--x--\r\n")
+    taken = await sent_raw(site, head_of(ann, "/analysis", *asking, f"Content-Length: {len(whole)}"), whole)
+    assert taken.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 202 ")
+
+
+@pytest.mark.parametrize("sent_as", ["json", "form"])
+async def test_metadata_that_is_nested_too_deep_is_refused(ann: Client, pipeline: Pipeline, sent_as: str) -> None:
+    def nested(levels: int) -> str:
+        return '{"a": ' * levels + "1" + "}" * levels
+
+    async def post(metadata: str) -> Any:
+        if sent_as == "form":
+            return await ann.post("/analysis", data=form(10, metadata=metadata))
+        body = f'{{"videoURL": "{URL}", "metadata": {metadata}}}'.encode()
+        return await ann.post("/analysis", data=body, headers={"Content-Type": "application/json"})
+
+    answer = await post(nested(65))
+    assert (answer.status, answer.body["field"]) == (400, "metadata")
+    assert "64 levels" in answer.body["detail"]
+    taken = await post(nested(64))
+    assert (await ann.ended(taken.body["jobId"]))["status"] == "done"
+    far = await post(nested(300))
+    assert (far.status, far.body.get("field")) == (400, "metadata" if sent_as == "form" else None)
+
+
+async def test_the_same_key_for_other_videos_at_once_is_refused(ann: Client, pipeline: Pipeline) -> None:
+    headers = {"Idempotency-Key": secrets.token_hex(8)}
+    answers = await asyncio.gather(
+        *(ann.post("/analysis", json={"videoURL": f"{URL}?{n}"}, headers=headers) for n in range(8))
+    )
+    assert sorted(answer.status for answer in answers) == [202] + [409] * 7
+
+
+async def test_two_idempotency_keys_are_none(ann: Client, site: Site, pipeline: Pipeline) -> None:
+    keys = ["Idempotency-Key: a", "Idempotency-Key: b"]
+    body = f'{{"videoURL": "{URL}"}}'.encode()
+    lines = ["Content-Type: application/json", *keys, f"Content-Length: {len(body)}"]
+    answer = await sent_raw(site, head_of(ann, "/analysis", *lines), body)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"Idempotency-Key: given more than once" in answer
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        '[1.5, "\\ud800"]',
+        '[1.5, "a\\u0000"]',
+        '[NaN, "a"]',
+        '[Infinity, "a"]',
+        "[1.5, 7]",
+        '[true, "a"]',
+        "[" * 300,
+    ],
+)
+async def test_a_forged_cursor_is_refused(ann: Client, made: str) -> None:
+    cursor = base64.urlsafe_b64encode(made.encode())[:300].decode().rstrip("=")
+    answer = await ann.get(f"/jobs?cursor={cursor}")
+    assert (answer.status, answer.body["field"]) == (400, "cursor"), answer
+
+
+async def test_events_end_when_nats_is_away_for_long(
+    site: Site, ann: Client, own_nats: OwnServer, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("framemesh.bus.READ_PATIENCE", 0.5)
+    monkeypatch.setattr("services.gateway.events.LOOK_S", 0.2)
+    bus = await Bus.connect(own_nats.environment["nats_host"], "test")
+    await bus.declare(subjects.JOBS)
+    desk = site.gateway.desk
+    desk.bus, desk.jobs = bus, Jobs(bus, registry.redis)
+    job = Job(id=secrets.token_hex(8), plan=analysis_plan(), owner=ann.name, input={"url": URL}, created=1.0)
+    await desk.jobs.store.create(job)
+    async with ann.session.get(f"{ann.base}/analysis/{job.id}/events", headers=ann.headers) as answer:
+        while not (await answer.content.readline()).startswith(b"data: "):
+            pass
+        await own_nats.kill()
+        async with asyncio.timeout(20):
+            rest = await answer.content.read()
+    assert b"problem" not in rest
+    assert b"HTTP/" not in rest
+    await own_nats.start()
+    await bus.close()
