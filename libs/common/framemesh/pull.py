@@ -164,9 +164,8 @@ class Pull(Generic[M]):
         """At least one message and at most ``most``, as many as are here; an empty list after ``wait`` seconds."""
         found: list[Envelope[M]] = []
         while not found and not self._stopped:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._arrived.wait()
+            if not self._waiting:
+                await self._wait(wait)
             while self._waiting and len(found) < most:
                 if envelope := await self._open(self._waiting.popleft()):
                     found.append(envelope)
@@ -176,6 +175,11 @@ class Pull(Generic[M]):
             if wait is not None:
                 break
         return found
+
+    async def _wait(self, most: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(most):
+                await self._arrived.wait()
 
     async def each(self) -> AsyncIterator[Envelope[M]]:
         """Every message, one after the other, until the pull is stopped."""

@@ -53,8 +53,8 @@ class Means:
     scratch: Path
     """Where the folders of its tries are made."""
     worker: str
-    may_go_on: Callable[[Order], Doing | None]
-    """What does a step here, if it may begin here at once."""
+    may_go_on: Callable[[Order, Hands], Doing | None]
+    """What does a step here, if it may begin here at once; the hand that asks will be free."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,11 @@ class Attempt:
         """The step that this worker goes on with: the only one that this one has set free."""
         if len(orders) != 1 or orders[0].due is not None or (order := orders[0]).function is None:
             return None
-        if (doing := self._means.may_go_on(order)) is None or self._unwanted:
+        if (doing := self._means.may_go_on(order, self._doing.hands)) is None or self._unwanted:
             return None
-        doing.hands.take()
-        self._doing.hands.put_down()
+        if doing.hands is not self._doing.hands:
+            doing.hands.take()
+            self._doing.hands.put_down()
         self._doing = doing
         self._task = order.task(order.function)
         return order

@@ -23,11 +23,13 @@ class Hands:
 
     async def free(self, wait: float) -> bool:
         """Whether there is one free, within ``wait`` seconds."""
-        if self.count < 1:
-            self._freed.clear()
-            try:
-                async with asyncio.timeout(wait):
+        if self.count > 0:
+            return True
+        try:
+            async with asyncio.timeout(wait):
+                while self.count < 1:
+                    self._freed.clear()
                     await self._freed.wait()
-            except TimeoutError:
-                return False
+        except TimeoutError:
+            return False
         return True

@@ -107,12 +107,10 @@ class JobStore:
             await self._write(job, 0)
             await self.send(orders, job)
             return
-        written = asyncio.ensure_future(self._write(job, 0))
-        await asyncio.sleep(0)  # it goes out first
-        try:
-            await self.send(orders, job)
-        finally:
-            await written
+        sending = (self._send(order, job) for order in orders)
+        for result in await asyncio.gather(self._write(job, 0), *sending, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
 
     async def admit(self, job_id: str) -> None:
         """Let a parked job begin; one that is gone is no error."""

@@ -142,12 +142,13 @@ class StepWorker(Service[S]):
         if not found and slot:
             await slot.nak(0)
 
-    def _may_go_on(self, order: Order) -> Doing | None:
+    def _may_go_on(self, order: Order, freed: Hands) -> Doing | None:
         """What does a step here, if nothing of a higher priority waits, and nothing bounds it."""
         for function, switch in zip(self.functions, self._switches, strict=True):
             if function.name == order.function:
                 lanes, hands = self._lanes.get(function.name), self._hands[function.name]
-                free = lanes and not lanes.waiting_above(order.priority) and hands.count > 0
+                has_hand = hands.count > 0 or hands is freed
+                free = lanes and not lanes.waiting_above(order.priority) and has_hand
                 return Doing(function, switch.state.timeout, hands) if free and not switch.state.bounded else None
         return None
 
