@@ -233,7 +233,7 @@ def test_a_reason_is_kept_as_far_as_it_can_be_written_down() -> None:
     it = job({"a": {"function": "f"}})
     (a,) = advance.begin(it, 0)
     advance.failed(it, a.step, None, 1, Failure("caf\xe9 \udcff \0" + "\u20ac" * 5000, retry=False), 1.0)
-    assert it.error.startswith("a: caf\xe9 ? \ufffd\u20ac")
+    assert it.error.startswith("a: caf\xe9 ? ?\u20ac")
     assert len(it.error.encode()) <= 4100
     assert Job.model_validate_json(it.model_dump_json()) == it
 

@@ -24,6 +24,7 @@ from framemesh.steps.job import (
 )
 from framemesh.steps.mapping import MappingError, resolve
 from framemesh.steps.plan import MOST_ITEMS, ON_FAILURE, Step, ended_before
+from framemesh.steps.text import writable
 
 LONGEST_ERROR = 4096
 LEAST_ERROR = 96
@@ -114,7 +115,7 @@ def done(
         return again(job)
     _run(job, step, began)
     work.status, work.output, work.ended, work.progress = StepStatus.DONE, output, now, 100
-    work.started, work.error, work.due = work.started or began, "", None
+    work.started, work.text, work.error, work.due = work.started or began, "", "", None
     return _went_on(job, step, item, now)
 
 
@@ -205,8 +206,7 @@ def sub_jobs(job: Job, *wanted: StepStatus) -> list[str]:
 
 
 def _kept(text: str, most: int = LONGEST_ERROR) -> str:
-    """What of a text is kept: ``most`` bytes, without what UTF-8 or a database has no place for."""
-    return text.encode("utf-8", "replace")[:most].decode("utf-8", "ignore").replace("\0", "\ufffd")
+    return writable(text, most)
 
 
 def _room(state: StepState, item: int | None) -> int:

@@ -15,10 +15,12 @@ from importlib import import_module
 from typing import Any, TextIO
 
 from framemesh.blobs import BlobStore
+from framemesh.steps import text
 from framemesh.steps.context import Context
 from framemesh.steps.files import COLLECTION
 from framemesh.steps.functions import Skip, failure, unexpected
 from framemesh.steps.job import StepTask
+from framemesh.steps.runner import checked
 
 
 class _Lines(logging.Handler):
@@ -29,7 +31,7 @@ class _Lines(logging.Handler):
         self._out = out
 
     def emit(self, record: logging.LogRecord) -> None:
-        tell(self._out, log=[record.levelname, self.format(record)])
+        tell(self._out, log=[record.levelname, text.line(record)])
 
 
 MOST_TRIES = 100
@@ -56,7 +58,7 @@ async def _do(asked: dict[str, Any], out: TextIO) -> dict[str, Any]:
         context = Context.of(StepTask.model_validate(asked["task"]), log, blobs, say)
         context.use(asked["scratch"])
         try:
-            return {"output": await body(context, asked["input"])}
+            return {"output": checked(await body(context, asked["input"]))}
         except Skip as reason:
             return {"skip": str(reason)}
         except Exception as error:

@@ -9,18 +9,19 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from nats.aio.msg import Msg
+from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from framemesh import subjects
 from framemesh.bus import Bus
 from framemesh.errors import FramemeshError
+from framemesh.pull import invalid
 from framemesh.steps import advance
 from framemesh.steps.admission import Admission
 from framemesh.steps.advance import Order
-from framemesh.steps.depth import MOST_DEPTH, too_deep
-from framemesh.steps.job import Job, JobStatus, Priority, new_id
+from framemesh.steps.job import Job, JobStatus, Priority, is_id, new_id
 from framemesh.steps.plan import Plan, check
-from framemesh.steps.store import JobStore
+from framemesh.steps.store import JobMissing, JobStore
 from framemesh.steps.switchboard import Switchboard
 
 KNOWN_S = 5.0
@@ -48,17 +49,18 @@ class Jobs:
 
         Raises PlanError when the plan cannot be worked off, FramemeshError for what cannot be kept.
         """
-        if too_deep(given):
-            raise FramemeshError(f"input: nested deeper than {MOST_DEPTH} levels: make it flatter")
         await self.check(plan, given or {})
-        job = Job(
-            id=new_id(owner, key),
-            plan=plan,
-            owner=owner,
-            priority=priority,
-            input=given or {},
-            created=time.time(),
-        )
+        try:
+            job = Job(
+                id=new_id(owner, key),
+                plan=plan,
+                owner=owner,
+                priority=priority,
+                input=given or {},
+                created=time.time(),
+            )
+        except ValidationError as error:
+            raise FramemeshError(invalid(Job, error)) from None
         if not await self.store.create(job):
             return await self.store.get(job.id)
         return job
@@ -71,6 +73,7 @@ class Jobs:
 
     async def cancel(self, job_id: str, reason: str = "cancelled") -> Job:
         """End a job, whatever it is at; what waits is taken back. One that is over stays as it is."""
+        _check_id(job_id)
         event = _Cancel(reason)
         job = await self.store.change(job_id, event)
         if event.children or not job.status.over:
@@ -83,6 +86,7 @@ class Jobs:
 
     async def retry(self, job_id: str) -> Job:
         """Let a job that failed, or was cancelled, go on from there. Raises FramemeshError for another."""
+        _check_id(job_id)
         changed = False
 
         def event(job: Job) -> list[Order]:
@@ -97,6 +101,7 @@ class Jobs:
 
     async def watch(self, job_id: str) -> AsyncIterator[Job]:
         """The job as it stands, then each time that it has changed, until it is over. Raises JobMissing."""
+        _check_id(job_id)
         changed = asyncio.Event()
 
         async def on_update(_: Msg) -> None:
@@ -124,6 +129,12 @@ class Jobs:
         async for job in self.watch(job_id):
             last = job
         return last
+
+
+def _check_id(job_id: str) -> None:
+    """A pattern would match others' jobs. Raises JobMissing."""
+    if not is_id(job_id):
+        raise JobMissing(f"job {job_id!r}: there is none of that id: it is no id")
 
 
 class _Cancel:

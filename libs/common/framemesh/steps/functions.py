@@ -87,7 +87,7 @@ def step(
 
     ``input`` is what the plan's mapping gives, an object; ``output`` is anything that JSON can say, to 64 KiB.
     """
-    if not re.match(NAME_PATTERN, name):
+    if not re.fullmatch(NAME_PATTERN, name):
         raise FramemeshError(
             f"@step({name!r}): a name is letters, digits, - and _, 64 at most, e.g. face-analysis"
         )

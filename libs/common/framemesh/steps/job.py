@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import time
 from enum import StrEnum
@@ -155,9 +156,14 @@ class Job(_Record):
 
     @property
     def progress(self) -> float:
-        """Percent: the mean of its steps."""
+        """Percent: the mean of its steps; where the job failed or was cancelled, of what they had done."""
         states = [self.steps[name] for name in self.plan.steps if name in self.steps]
-        return sum(100 if state.status.over else state.progress for state in states) / max(1, len(states))
+        return sum(100 if self._counts(state) else state.progress for state in states) / max(1, len(states))
+
+    def _counts(self, state: Work) -> bool:
+        """Whether a step is through."""
+        lost = self.status is not JobStatus.DONE and self.status.over
+        return state.status in {StepStatus.DONE, StepStatus.SKIPPED} if lost else state.status.over
 
 
 class StepTask(Message):
@@ -180,8 +186,13 @@ def place(step: str, item: int | None) -> str:
     return step if item is None else f"{step}:{item}"
 
 
+def is_id(text: str) -> bool:
+    """Whether a job may be called so: it is one token of a subject."""
+    return re.fullmatch(r"[A-Za-z0-9_-]{1,120}", text) is not None
+
+
 def new_id(owner: str, key: str | None) -> str:
     """A job's id: of a client's key always the same, else one that rises with time."""
     if key is not None:
-        return hashlib.sha256(f"{owner}\0{key}".encode()).hexdigest()[:24]
+        return hashlib.sha256(f"{owner}\0{key}".encode("utf-8", "surrogateescape")).hexdigest()[:24]
     return f"{time.time_ns() // 1_000_000:011x}{secrets.token_hex(6)}"

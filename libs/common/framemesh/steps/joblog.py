@@ -13,18 +13,15 @@ from framemesh import subjects
 from framemesh.bus import Bus, BusError
 from framemesh.messages import Message
 from framemesh.steps.job import StepTask, place
-from framemesh.telemetry import redact
+from framemesh.steps.text import LONGEST_LINE, line
 
 log = logging.getLogger(__name__)
 
 FLUSH_S = 0.5
-AT_ONCE = 100
-"""Lines in one message, which has a MiB at most."""
+AT_ONCE = 32
+"""Lines in one message, which has a MiB at most: JSON may write a byte as six."""
 MOST_LINES = 1000
 """That wait to be kept; what comes faster is left out, and counted."""
-LONGEST_LINE = 4096
-
-_FORMATTER = logging.Formatter()
 
 
 class LogLine(Message):
@@ -46,7 +43,7 @@ class LogLines(Message):
 
 
 class JobLog(logging.Logger):
-    """The logger that one try of a step is given. It collects the lines itself: a handler costs more than a step."""
+    """The logger that one try of a step is given. It collects lines itself: a handler costs more than a step."""
 
     def __init__(self, bus: Bus, task: StepTask) -> None:
         super().__init__(task.key, logging.INFO)
@@ -59,8 +56,7 @@ class JobLog(logging.Logger):
         if len(self._lines) >= MOST_LINES:
             self._left_out += 1
             return
-        text = redact(_FORMATTER.format(record))[:LONGEST_LINE]
-        self._lines.append(LogLine(time=record.created, level=record.levelname, text=text))
+        self._lines.append(LogLine(time=record.created, level=record.levelname, text=line(record)))
 
     async def keep(self) -> None:
         """Send the lines on now and again, until cancelled."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from framemesh.errors import FramemeshError
+from framemesh.steps.depth import MOST_DEPTH, too_deep
 from framemesh.steps.mapping import MappingError, references, unresolved
 
 MOST_STEPS = 64
@@ -123,6 +125,7 @@ def check(
     """
     if depth > DEEPEST:
         raise PlanError(f"plan {plan.name}: sub-jobs go more than {DEEPEST} deep: flatten the plan")
+    _check_value("input", given or {})
     before = ended_before(plan)
     if ON_FAILURE in plan.steps:
         raise PlanError(f"plan {plan.name}, step {ON_FAILURE}: that name is taken by on_failure: choose another")
@@ -160,9 +163,20 @@ def _check_step(
         check(step.plan, None, functions, depth + 1)
 
 
+def _check_value(where: str, value: Any) -> None:
+    """What cannot be written down and read again would take its whole job along."""
+    if too_deep(value):
+        raise PlanError(f"{where}: nested deeper than {MOST_DEPTH} levels: make it flatter")
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        raise PlanError(f"{where}: cannot be written as JSON: {error}: mend or leave out that value") from None
+
+
 def _check_references(
     where: str, value: Any, before: set[str], given: dict[str, Any] | None, roots: Collection[str]
 ) -> None:
+    _check_value(where, value)
     try:
         wrong = unresolved(value, before, given, roots)
     except MappingError as error:

@@ -17,24 +17,37 @@ async def run(
     function: Function, context: Context, task: StepTask, given: Any, seconds: float, children: Children
 ) -> Any:
     """The output of a try. Raises StepFailed, Skip, or whatever the step raises; cancel it to end the try."""
+    limit = asyncio.timeout(seconds)
     try:
-        async with asyncio.timeout(seconds):
+        async with limit:
             if function.process:
                 output = await children.do(function, context, task, given)
             else:
                 output = await function.body(context, given)
     except TimeoutError as error:
+        if not limit.expired():
+            raise  # of something that the step waited for
         raise StepFailed(f"took longer than {seconds:g} s (timeout)") from error
+    except (asyncio.CancelledError, SystemExit) as error:
+        if _cancelled():
+            raise
+        raise StepFailed(f"{type(error).__name__}: {error}") from error
     finally:
         context.clean_up()
     return checked(output)
 
 
+def _cancelled() -> bool:
+    """Whether somebody ended this try, and not its step itself."""
+    task = asyncio.current_task()
+    return task is not None and bool(task.cancelling())
+
+
 def checked(output: Any) -> Any:
     """The output, if JSON can say it and it is neither too long nor too deep. Raises StepFailed."""
     try:
-        text = json.dumps(output, allow_nan=False)
-    except (TypeError, ValueError) as error:
+        text = json.dumps(output, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
         raise StepFailed(
             f"its output is not JSON: {error}: return str, int, float, list, dict or None", retry=False
         ) from error
@@ -44,7 +57,7 @@ def checked(output: Any) -> Any:
             "store it with ctx.put and return the address",
             retry=False,
         )
-    if text.count("[") + text.count("{") > MOST_DEPTH and too_deep(output):
+    if text.count(b"[") + text.count(b"{") > MOST_DEPTH and too_deep(output):
         raise StepFailed(
             f"its output is nested deeper than {MOST_DEPTH} levels: make it flatter, or store it with ctx.put",
             retry=False,

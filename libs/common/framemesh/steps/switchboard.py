@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable
 
@@ -92,10 +93,13 @@ class Switchboard:
 
     async def change(self, name: str, **values: object) -> FunctionState:
         """Set ``paused``, ``concurrency`` or ``rate``. Raises FramemeshError for a function that is not known."""
+        unknown = FramemeshError(f"function {name}: no worker has ever had it: `framemesh functions list`")
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise unknown
 
         def changed(old: FunctionState | None) -> FunctionState:
             if old is None:
-                raise FramemeshError(f"function {name}: no worker has ever had it: `framemesh functions list`")
+                raise unknown
             return FunctionState.model_validate(old.model_dump() | values)
 
         return await self._change(name, changed)
