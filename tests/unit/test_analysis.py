@@ -165,8 +165,28 @@ def test_a_job_that_failed_names_its_step() -> None:
     assert (document.status, document.step, document.error) == (
         S.FAILED, "downloading-video", "downloading-video: 404",
     )  # fmt: skip
+    assert document.progress == 0
     assert document.timestamps["failed"] == 1001.0
     assert document.model_dump(by_alias=True)["jobId"] == "j1"
+
+
+def test_a_job_that_was_cancelled_is_as_far_as_it_came() -> None:
+    job, orders = new(url="https://example.org/a.mp4")
+    orders = advance.done(job, orders[0].step, None, 1, {"video": "v"}, 1001.0, 1002.0)
+    advance.started(job, orders[0].step, None, 1, "w", 1003.0)
+    advance.progressed(job, orders[0].step, None, 1, (40, "loading the model"))
+    assert AnalysisDocument.of(job).progress == 17.5
+    advance.cancel(job, 1004.0)
+    assert AnalysisDocument.of(job).progress == 17.5
+
+
+def test_a_step_that_is_done_is_at_nothing_any_more() -> None:
+    job, orders = new(url="https://example.org/a.mp4")
+    advance.started(job, orders[0].step, None, 1, "w", 1001.0)
+    advance.progressed(job, orders[0].step, None, 1, (50, "7 of 11 s"))
+    assert AnalysisDocument.of(job).steps[0].text == "7 of 11 s"
+    advance.done(job, orders[0].step, None, 1, {"video": "v"}, 1001.0, 1002.0)
+    assert AnalysisDocument.of(job).steps[0].text == ""
 
 
 def test_a_job_of_another_plan_has_a_document_too() -> None:
