@@ -47,10 +47,12 @@ lock: ## pin every dependency again in requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate -q -o requirements.lock
 
-bench: $(STAMP) ## the mesh and each model's worker against a bare loop, jobs against Celery
+bench: $(STAMP) ## the mesh and each model's worker against a bare loop, jobs against Celery, a hundred videos at once
 	$(BIN)/python -m benchmarks.live_path
 	$(BIN)/python -m benchmarks.models
 	$(BIN)/python -m benchmarks.chains
+	$(BIN)/python -m benchmarks.rush
+	$(BIN)/python -m benchmarks.search
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) demo-output .pytest_cache .import_linter_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,6 +20,7 @@ TITLES = {
     413: ("too-large", "The request is too large"),
     415: ("unsupported-media-type", "The media type is not taken"),
     500: ("internal", "The gateway failed"),
+    501: ("not-configured", "This is not set up here"),
     503: ("unavailable", "A server that is needed is away or busy"),
 }
 _LONGEST = 1000

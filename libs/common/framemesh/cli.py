@@ -24,7 +24,17 @@ from rich.progress import Progress as Bar
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from framemesh import __version__, assets_cli, dead_cli, jobs_cli, models_cli, subjects, tokens_cli, worker_cli
+from framemesh import (
+    __version__,
+    assets_cli,
+    dead_cli,
+    jobs_cli,
+    models_cli,
+    search_cli,
+    subjects,
+    tokens_cli,
+    worker_cli,
+)
 from framemesh.bus import Bus
 from framemesh.demo import Demo, Plan, Progress, evidence_of
 from framemesh.demo import plan as make_plan
@@ -69,6 +79,7 @@ app.add_typer(jobs_cli.schedules, name="schedules")
 app.add_typer(dead_cli.app, name="dead")
 app.add_typer(tokens_cli.app, name="tokens")
 app.command()(worker_cli.worker)
+app.command()(search_cli.search)
 
 
 STEPS = {EventState.CREATED: "began", EventState.PENDING: "ended after {:.1f} s"}
