@@ -209,7 +209,7 @@ class AnalysisState(JobSummary):
     position: int | None = Field(
         description="1 for the next to begin, 0 for one that has begun; null where it is not known yet"
     )
-    waiting: int = Field(description="How many jobs wait to begin, everybody's")
+    waiting: int = Field(description="How many jobs wait to begin, everybody's; 0 for one that has begun")
 
     @classmethod
     def of(cls, job: Job, place: Place | None = None) -> Self:
