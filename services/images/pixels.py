@@ -231,7 +231,7 @@ def _packed(picture: Image.Image, options: dict[str, Any]) -> bytes:
     """A file of the same format, with the colour profile and which side is up as they were."""
     kept: dict[str, Any] = {}
     if (orientation := _orientation(picture)) > 1:
-        kept["exif"] = _exif(orientation)
+        kept["exif"] = b"Exif\0\0" + _exif(orientation)
     if profile := picture.info.get("icc_profile"):
         kept["icc_profile"] = profile
     out = io.BytesIO()
