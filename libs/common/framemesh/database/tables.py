@@ -126,6 +126,30 @@ class ThumbnailRow(Base):
     sha256: Mapped[str] = mapped_column(String(64))
 
 
+class MediaRow(Base):
+    """A medium: what was asked for last, and what is published of it."""
+
+    __tablename__ = "media"
+    __table_args__ = (
+        Index("ix_media_created", "created", "id"),
+        Index("ix_media_owner", "owner", "created", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(64))
+    title: Mapped[str] = mapped_column(String(200))
+    source: Mapped[str] = mapped_column(String(64))
+    version: Mapped[int] = mapped_column(Integer)
+    """Counts what was asked for: what an older one makes is not published any more."""
+    job: Mapped[str] = mapped_column(String(120))
+    """That works on this version."""
+    created: Mapped[float] = mapped_column(Float(53))
+    updated: Mapped[float] = mapped_column(Float(53))
+    deleted: Mapped[bool] = mapped_column(default=False)
+    published: Mapped[str | None] = mapped_column(Text)
+    """What can be played and read, as JSON."""
+
+
 class MarkRow(Base):
     """What a service notes for itself: how far it is, or that it has done something once for all."""
 
