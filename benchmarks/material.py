@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -19,6 +22,7 @@ QUALITY = 85  # the reader's
 PICTURES = 48
 LOOPS = 3
 FRAMES_A_SECOND = 10
+TALK_FRAMES_A_SECOND = 30
 SIGHTS = {"FaceInference": ("face", "astronaut", "portrait")}
 ANY_SIGHTS = ("people", "street", "cat", "coffee")
 SPEECH = "jfk"
@@ -99,3 +103,34 @@ def _listen(model: str, seq: int, cut: audio.Cut) -> AudioTask:
         timestamp=cut.begin / audio.RATE, duration=cut.samples.size / audio.RATE,
         overlap=cut.overlap_s, tail=cut.tail_s, captured_at=0, delivery=Delivery.LOSSLESS,
     )  # fmt: skip
+
+
+# -- a video of somebody who talks ---------------------------------------------------------------------
+
+
+def talk(path: Path, sound: audio.Samples) -> None:
+    """Write a video of a face, as long as the sound that goes with it, mono of 16 kHz."""
+    with av.open(str(path), "w", format="matroska") as out:
+        seen = out.add_stream("mpeg4", TALK_FRAMES_A_SECOND)
+        heard = out.add_stream("aac", audio.RATE, layout="mono")
+        seen.width, seen.height, seen.pix_fmt, seen.bit_rate = 640, 360, "yuv420p", 6_000_000
+        count = TALK_FRAMES_A_SECOND * len(sound) // audio.RATE
+        for number, image in zip(range(count), _forth_and_back(assets.ensure("face")), strict=False):
+            frame = av.VideoFrame.from_ndarray(image, "rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, TALK_FRAMES_A_SECOND)
+            out.mux(seen.encode(frame))
+        for at in range(0, len(sound), 1024):
+            piece = av.AudioFrame.from_ndarray(sound[None, at : at + 1024], "fltp", "mono")
+            piece.sample_rate, piece.pts, piece.time_base = audio.RATE, at, Fraction(1, audio.RATE)
+            out.mux(heard.encode(piece))
+        out.mux(seen.encode(None))
+        out.mux(heard.encode(None))
+
+
+def _forth_and_back(video: Path) -> Iterator[Any]:
+    """The frames of a video, forwards and backwards without end, so that a face never jumps."""
+    with av.open(str(video)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    while True:
+        yield from frames
+        yield from reversed(frames)

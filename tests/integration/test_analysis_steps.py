@@ -7,9 +7,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
+from benchmarks.material import talk
 from framemesh import assets, audio, mediafile
 from framemesh.audio import RATE, Cut, Samples
 from framemesh.blobs import BlobStore
@@ -75,32 +75,6 @@ FACE = ANALYSIS.model_copy(
 )
 
 
-def forth_and_back(path: Path) -> Iterator[Any]:
-    """The frames of a video, forwards and backwards without end, so that a face never jumps."""
-    with av.open(str(path)) as container:
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    while True:
-        yield from frames
-        yield from reversed(frames)
-
-
-def mux(path: Path, video: Path, sound: Samples) -> None:
-    """A video of a looped clip, as long as the sound that goes with it."""
-    with av.open(str(path), "w", format="matroska") as out:
-        pictures, heard = out.add_stream("mpeg4", 30), out.add_stream("aac", RATE, layout="mono")
-        pictures.width, pictures.height, pictures.pix_fmt, pictures.bit_rate = 640, 360, "yuv420p", 6_000_000
-        for number, image in zip(range(30 * len(sound) // RATE), forth_and_back(video), strict=False):
-            frame = av.VideoFrame.from_ndarray(image, "rgb24")
-            frame.pts, frame.time_base = number, Fraction(1, 30)
-            out.mux(pictures.encode(frame))
-        for at in range(0, len(sound), 1024):
-            piece = av.AudioFrame.from_ndarray(sound[None, at : at + 1024], "fltp", "mono")
-            piece.sample_rate, piece.pts, piece.time_base = RATE, at, Fraction(1, RATE)
-            out.mux(heard.encode(piece))
-        out.mux(pictures.encode(None))
-        out.mux(heard.encode(None))
-
-
 @asynccontextmanager
 async def running(module: str, environment: Mapping[str, str]) -> AsyncIterator[None]:
     process = await asyncio.create_subprocess_exec(
@@ -142,7 +116,7 @@ async def analysed(jobs: Jobs, blobs: BlobStore, path: Path, plan: Plan = ANALYS
 
 async def test_a_video_is_analysed_whole(jobs: Jobs, blobs: BlobStore, assets: Need, tmp_path: Path) -> None:
     spoken = np.tile(audio.decode(assets("jfk").read_bytes()), TIMES)
-    mux(tmp_path / "speech.mkv", assets("face"), spoken)
+    talk(tmp_path / "speech.mkv", spoken)
     job, seen = await analysed(jobs, blobs, tmp_path / "speech.mkv")
     assert job.status is JobStatus.DONE, job
     assert {state.status for state in job.steps.values()} == {StepStatus.DONE}, job

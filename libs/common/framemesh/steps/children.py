@@ -15,7 +15,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 from framemesh.processes import die_with, in_group
@@ -25,8 +24,6 @@ from framemesh.steps.job import StepTask
 from framemesh.tasks import heed_cancellation
 
 GRACE_S = 2.0
-NICE = 10
-"""Steps by which a process gives way to others where all want the processor."""
 KEPT_S = 60.0
 """How long a process that has nothing to do is kept."""
 LOOK_S = 5.0
@@ -48,7 +45,7 @@ class Child:
             await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "framemesh.steps.child",
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-                preexec_fn=in_group(_polite(die_with(os.getpid(), signal.SIGKILL))), limit=LONGEST_LINE,
+                preexec_fn=in_group(die_with(os.getpid(), signal.SIGKILL)), limit=LONGEST_LINE,
             )
         )  # fmt: skip
 
@@ -139,17 +136,6 @@ class Children:
         for idle in self._idle.values():
             idle[:] = [child for child in idle if child not in old]
         await asyncio.gather(*(child.end(grace=0) for child in old))
-
-
-def _polite(more: Callable[[], None] | None) -> Callable[[], None]:
-    """What the child runs first: what answers users, and what looks at live frames, goes before it."""
-
-    def in_child() -> None:
-        os.nice(NICE)
-        if more:
-            more()
-
-    return in_child
 
 
 def _outcome(said: dict[str, Any]) -> Any:

@@ -31,7 +31,8 @@ PART_BYTES = 8 << 20
 MARK = "#parts"
 BYTES, LIST = "application/octet-stream", "application/json"
 """Media types of what is known by its bytes only, a file's parts too, and of the list of them."""
-TRIES = 4
+TRIES = 6
+"""With rests of half a minute in all: SeaweedFS takes three seconds to start again, on a busy machine ten."""
 REST_S = 0.5
 MOST_PARTS = 65_536
 
@@ -62,14 +63,14 @@ def type_of(name: str) -> str:
 async def put(blobs: Blobs, data: bytes, content_type: str = BYTES) -> str:
     """Store bytes, in parts where they are many; their address. Raises BlobError."""
     if len(data) <= PART_BYTES:
-        return await blobs.put(data, content_type=content_type)
+        return await _patiently(partial(blobs.put, content_type=content_type), data)
     return await _put_parts(blobs, io.BytesIO(data), len(data), None)
 
 
 async def get(blobs: Blobs, url: str) -> bytes:
     """Bytes by the address that ``put`` or ``put_file`` gave. Raises BlobMissing or BlobError."""
     if not url.endswith(MARK):
-        return await blobs.get(url)
+        return await _patiently(blobs.get, url)
     return b"".join([data async for data, _ in _parts_of(blobs, url)])
 
 
@@ -152,7 +153,7 @@ def _parsed(url: str, data: bytes) -> Parts:
 
 
 async def _patiently(work: Callable[[Any], Awaitable[T]], value: Any) -> T:
-    """A part that fails must not cost those before it."""
+    """A store that starts again, or makes room, must not cost what the step has done before."""
     for tried in range(1, TRIES):
         try:
             return await work(value)
