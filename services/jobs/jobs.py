@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from nats.aio.msg import Msg
 from redis.exceptions import RedisError
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 LEASE = "jobs"
 LOOK_S = 5.0
 PUT_AWAY_S = 30.0
-AGAIN_S = 1.0
 AGAIN_S = 1.0
 
 
@@ -79,17 +79,17 @@ class JobsService(Service[JobsSettings]):
             heed_cancellation()
             async with self.registry.lease(LEASE, self.instance) as lost:
                 log.info("keeping the database up to date")
+                mender = Mender(self.bus, self._table, self._jobs, Admission(self.registry.redis))
                 async with asyncio.TaskGroup() as group:
                     work = [
                         group.create_task(_patiently(each))
-                        for each in (self._projection.run, self._mending, self._tidying)
+                        for each in (self._projection.run, partial(self._mending, mender), self._tidying)
                     ]
                     await lost.wait()
                     for task in work:
                         task.cancel()
 
-    async def _mending(self) -> None:
-        mender = Mender(self.bus, self._table, self._jobs.store, Admission(self.registry.redis))
+    async def _mending(self, mender: Mender) -> None:
         while True:
             heed_cancellation()
             await mender.look(self.settings.jobs_per_owner)
@@ -109,6 +109,6 @@ async def _patiently(work: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await work()
-        except (SQLAlchemyError, RedisError, BusError, OSError) as error:
+        except (SQLAlchemyError, RedisError, BusError, FramemeshError, OSError) as error:
             log.warning("trying again in %g s: %s", AGAIN_S, str(error).strip().partition("\n")[0])
             await asyncio.sleep(AGAIN_S)

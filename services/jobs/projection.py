@@ -74,9 +74,7 @@ class Projection:
     async def put_away(self, kept_s: float) -> int:
         """Take jobs out of the stream that ended ``kept_s`` seconds ago and are in the database; how many."""
         found = await self._table.over_before(time.time() - kept_s)
-        for job_id, seq in found:
-            newest = await self._bus.newest(subjects.JOBS.name, subjects.job_state(job_id))
-            if newest and newest[0] == seq:  # nobody has asked for it again
-                await self._bus.purge(subjects.JOBS.name, subjects.job_state(job_id))
-        await self._table.put_away([job_id for job_id, _ in found])
+        for _, seq in found:  # this very state: somebody may just be asking for the job again
+            await self._bus.delete(subjects.JOBS.name, seq)
+        await self._table.put_away(found)
         return len(found)

@@ -33,7 +33,7 @@ from framemesh.steps.admission import Admission
 from framemesh.steps.client import Jobs
 from framemesh.steps.context import Context
 from framemesh.steps.functions import Function
-from framemesh.steps.job import Job, JobStatus, Priority
+from framemesh.steps.job import Job, JobStatus, Parent, Priority
 from framemesh.steps.plan import Plan
 from framemesh.steps.schedules import JobRequest, Schedule, Schedules
 from services.jobs.jobs import JobsService
@@ -243,14 +243,130 @@ async def test_what_was_never_sent_is_sent(
         advance.begin(parked, parked.created)
         await bus.publish_raw(subjects.job_state(parked.id), parked.model_dump_json().encode(), {})
         await Projection(bus, table).catch_up(0)
-        mender = Mender(bus, table, jobs.store, Admission(redis))
+        mender = Mender(bus, table, jobs, Admission(redis))
         monkeypatch.setattr("services.jobs.mender.STILL_S", 0.2)
         await mender.look(64)
-        assert (await over(jobs, parked)).status is JobStatus.DONE
         assert (await jobs.store.get(stuck.id)).status is JobStatus.QUEUED
         await asyncio.sleep(0.3)
         await mender.look(64)
+        assert (await over(jobs, parked)).status is JobStatus.DONE
         assert (await over(jobs, stuck)).status is JobStatus.DONE
+
+
+async def test_shares_that_redis_forgot_or_made_up_are_put_right(
+    engine: AsyncEngine,
+    jobs: Jobs,
+    begin: Begin,
+    bus: Bus,
+    redis: Redis,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who died between Redis and a state left one of them wrong."""
+    table, admission, owner = JobTable(engine), Admission(redis), f"o-{name}"
+    share = (owner, "normal")
+    async with begin(Function(name, nothing)):
+        pass  # so that the function is known, and nobody does it
+    made = [await jobs.submit(one(name), owner=owner) for _ in range(70)]
+    right = await admission.share(share)
+    assert (list(right.values()).count(False), list(right.values()).count(True)) == (64, 6)
+    await redis.delete(f"jobs:share:{owner}:normal:begun", f"jobs:share:{owner}:normal:parked")
+    await admission.enter(made[69].model_copy(update={"id": "never-put-down"}))
+    await Projection(bus, table).catch_up(0)
+    assert (await table.shares())[share] == (64, 6)
+    assert await table.share(share) == right
+    mender = Mender(bus, table, jobs, admission)
+    monkeypatch.setattr("services.jobs.mender.STILL_S", 0.2)
+    await mender.look(64)
+    await asyncio.sleep(0.3)
+    assert await mender.look(64) >= 71
+    assert await admission.share(share) == right
+    assert (await admission.sizes())[share] == (64, 6)
+    async with begin(Function(name, nothing)):
+        for each in made:
+            assert (await over(jobs, each)).status is JobStatus.DONE
+
+
+async def test_a_sub_job_of_a_job_that_is_over_is_cancelled(
+    engine: AsyncEngine, jobs: Jobs, begin: Begin, bus: Bus, redis: Redis, name: str
+) -> None:
+    """As if whoever began it had come too late for whoever cancelled its job."""
+    table = JobTable(engine)
+    async with begin(Function(name, nothing)):
+        pass
+    parent = await jobs.submit(one(name))
+    await jobs.cancel(parent.id)
+    child = Job(
+        id=f"child-{name}", plan=one(name), created=1.0, parent=Parent(job=parent.id, step="it", attempt=1)
+    )
+    assert await jobs.store.create(child)
+    await Projection(bus, table).catch_up(0)
+    await Mender(bus, table, jobs, Admission(redis)).look(64)
+    assert (await jobs.store.get(child.id)).status is JobStatus.CANCELLED
+
+
+async def test_a_job_hears_late_of_the_end_of_its_sub_job(
+    engine: AsyncEngine,
+    jobs: Jobs,
+    begin: Begin,
+    bus: Bus,
+    redis: Redis,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = JobTable(engine)
+    async with begin(Function(name, nothing)):
+        pass
+    whole = Plan.model_validate({"name": "whole", "steps": {"it": {"plan": one(name).model_dump()}}})
+    parent = await jobs.submit(whole)
+    (child_id,) = advance.sub_jobs(await jobs.store.get(parent.id))
+
+    def end(job: Job) -> list[advance.Order]:
+        return advance.done(job, "it", None, 1, "late", 1.0, 2.0)
+
+    await jobs.store.apply(child_id, end)  # and whoever did so died
+    await Projection(bus, table).catch_up(0)
+    mender = Mender(bus, table, jobs, Admission(redis))
+    monkeypatch.setattr("services.jobs.mender.STILL_S", 0.2)
+    await mender.look(64)
+    await asyncio.sleep(0.3)
+    await mender.look(64)
+    ended = await jobs.store.get(parent.id)
+    assert (ended.status, ended.output) == (JobStatus.DONE, {"it": {"it": "late"}})
+
+
+async def test_the_mender_looks_at_each_state_once(
+    engine: AsyncEngine,
+    jobs: Jobs,
+    begin: Begin,
+    bus: Bus,
+    redis: Redis,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = JobTable(engine)
+    async with begin(Function(name, nothing)):
+        pass
+    made = [await jobs.submit(one(name), owner=f"o-{name}") for _ in range(70)]
+    await Projection(bus, table).catch_up(0)
+    mender = Mender(bus, table, jobs, Admission(redis))
+    seen: list[str] = []
+    look_at_one = mender._look_at_one
+
+    async def counting(job: Job) -> bool:
+        seen.append(job.id)
+        return await look_at_one(job)
+
+    monkeypatch.setattr(mender, "_look_at_one", counting)
+    monkeypatch.setattr("services.jobs.mender.STILL_S", 0.2)
+    for _ in range(4):
+        await mender.look(64)
+        await asyncio.sleep(0.25)
+    assert sorted(job_id for job_id in seen if job_id in {job.id for job in made}) == sorted(
+        job.id for job in made if not job.parked
+    )
+    for each in made:
+        await jobs.cancel(each.id)
 
 
 @pytest.fixture

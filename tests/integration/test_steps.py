@@ -11,13 +11,12 @@ from typing import Any
 
 import psutil
 import pytest
-from redis.asyncio import Redis
 
 from framemesh import subjects
 from framemesh.bus import Bus
 from framemesh.errors import FramemeshError
 from framemesh.registry import Registry
-from framemesh.steps.admission import WINDOW, Admission
+from framemesh.steps.admission import WINDOW
 from framemesh.steps.client import Jobs
 from framemesh.steps.context import Context
 from framemesh.steps.functions import Function
@@ -399,36 +398,6 @@ async def test_one_owners_many_jobs_do_not_starve_anothers_one(jobs: Jobs, begin
         assert len(unfinished) > 60, "the one job had to wait for the many"
         for job in many:
             assert (await over(jobs, job)).status is J.DONE
-
-
-async def test_parked_jobs_begin_although_redis_forgot_them(
-    jobs: Jobs, begin: Begin, redis: Redis, name: str
-) -> None:
-    gate = asyncio.Event()
-
-    async def body(ctx: Context, given: Any) -> None:
-        await gate.wait()
-
-    async with begin(Function(name, body), step_concurrency=8):
-        many, _ = await owners(jobs, name, f"o-{name}", 100)
-        keys = [key async for key in redis.scan_iter(match=f"jobs:share:o-{name}:*")]
-        assert len(keys) == 2
-        await redis.delete(*keys)
-        gate.set()
-        await until(lambda: _all_begun(jobs, many), within=20)
-        states = [await jobs.store.get(job.id) for job in many]
-        parked = [job for job in states if job.parked]
-        assert parked
-        under_way = [job for job in states if not job.parked and not job.status.over]
-        for job_id in await Admission(redis).rebuild(under_way, parked):
-            await jobs.store.admit(job_id)
-        for job in many:
-            assert (await over(jobs, job)).status is J.DONE
-
-
-async def _all_begun(jobs: Jobs, made: list[Job]) -> bool:
-    states = [await jobs.store.get(job.id) for job in made]
-    return all(job.parked or job.status.over for job in states)
 
 
 async def test_a_step_that_ends_its_worker_again_and_again_fails(

@@ -6,19 +6,30 @@ import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, TypeAdapter
 from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.orm import aliased
 
-from framemesh.database.tables import RANKS, Checkpoint, JobRow
+from framemesh.database.tables import OPEN, QUEUED, RANKS, Checkpoint, JobRow
 from framemesh.errors import FramemeshError
 from framemesh.steps.job import Job, JobStatus
 
 CHECKPOINT = "jobs"
 MOST_ROWS = 500
-OPEN = (JobStatus.QUEUED.value, JobStatus.PROCESSING.value)
+_CURSOR = TypeAdapter(
+    tuple[Annotated[float, Field(allow_inf_nan=False)], Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,120}\z")]]
+)
+UNDER_WAY = (JobStatus.QUEUED.value, JobStatus.PROCESSING.value)
+_PRIORITIES = {rank: priority for priority, rank in RANKS.items()}
+
+Share = tuple[str, str]
+"""An owner and a priority."""
+Sizes = tuple[int, int]
+"""How many jobs of a share are under way, and how many are parked."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +95,18 @@ class JobTable:
     async def over_before(self, moment: float, limit: int = MOST_ROWS) -> list[tuple[str, int]]:
         """Jobs that ended before a time and lie in the stream still, with the sequence of their last state."""
         wanted = (
-            select(JobRow.id, JobRow.seq)
-            .where(JobRow.put_away.is_(False), JobRow.status.not_in(OPEN), JobRow.ended < moment)
-            .limit(limit)
+            select(JobRow.id, JobRow.seq).where(JobRow.put_away.is_(False), JobRow.ended < moment).limit(limit)
         )
         async with self._engine.connect() as connection:
             return [(str(row.id), int(row.seq)) for row in await connection.execute(wanted)]
 
-    async def put_away(self, ids: Sequence[str]) -> None:
-        """These lie here only."""
+    async def put_away(self, states: Sequence[tuple[str, int]]) -> None:
+        """These, whose last states had these stream sequences, lie here only."""
+        if not states:
+            return
         async with self._engine.begin() as connection:
-            await connection.execute(update(JobRow).where(JobRow.id.in_(ids)).values(put_away=True))
+            last = tuple_(JobRow.id, JobRow.seq).in_(states)  # somebody may have asked for one again
+            await connection.execute(update(JobRow).where(last).values(put_away=True))
 
     # -- read ---------------------------------------------------------------------------------------
 
@@ -104,11 +116,54 @@ class JobTable:
             document = await connection.scalar(select(JobRow.document).where(JobRow.id == job_id))
         return Job.model_validate_json(document) if document else None
 
-    async def open_jobs(self) -> list[Job]:
-        """All that are not over."""
-        wanted = select(JobRow.document).where(JobRow.status.in_(OPEN))
+    async def shares(self) -> dict[Share, Sizes]:
+        """How many jobs of each owner and priority are under way, and how many are parked."""
+        wanted = select(JobRow.owner, JobRow.rank, JobRow.parked, func.count()).where(OPEN)
+        found: dict[Share, Sizes] = {}
         async with self._engine.connect() as connection:
-            return [Job.model_validate_json(row.document) for row in await connection.execute(wanted)]
+            for owner, rank, parked, count in await connection.execute(
+                wanted.group_by(JobRow.owner, JobRow.rank, JobRow.parked)
+            ):
+                share = owner, _PRIORITIES[rank]
+                begun, waiting = found.get(share, (0, 0))
+                found[share] = (begun, count) if parked else (count, waiting)
+        return found
+
+    async def share(self, share: Share) -> dict[str, bool]:
+        """The jobs of an owner and a priority that are not over, and whether each is parked."""
+        owner, priority = share
+        wanted = select(JobRow.id, JobRow.parked).where(
+            OPEN, JobRow.owner == owner, JobRow.rank == RANKS[priority]
+        )
+        async with self._engine.connect() as connection:
+            return {row.id: row.parked for row in await connection.execute(wanted)}
+
+    async def resting(self, after: int, upto: int, limit: int = MOST_ROWS) -> list[tuple[int, Job]]:
+        """Jobs whose last state has a stream sequence in ``(after, upto]``, the oldest first, with it.
+
+        Those that are to be worked off, and the sub-jobs that are over.
+        """
+        wanted = (
+            select(JobRow.seq, JobRow.document)
+            .where(JobRow.seq > after, JobRow.seq <= upto, JobRow.parked.is_(False))
+            .where(or_(JobRow.status.in_(UNDER_WAY), JobRow.parent.is_not(None)))
+            .order_by(JobRow.seq)
+            .limit(limit)
+        )
+        async with self._engine.connect() as connection:
+            return [(row.seq, Job.model_validate_json(row.document)) for row in await connection.execute(wanted)]
+
+    async def orphans(self, limit: int = MOST_ROWS) -> list[str]:
+        """Sub-jobs that are not over although their job is."""
+        parent = aliased(JobRow)
+        wanted = (
+            select(JobRow.id)
+            .join(parent, parent.id == JobRow.parent)
+            .where(JobRow.status.in_(UNDER_WAY), JobRow.parent.is_not(None), parent.status.not_in(UNDER_WAY))
+            .limit(limit)
+        )
+        async with self._engine.connect() as connection:
+            return list(await connection.scalars(wanted))
 
     async def page(
         self, *, status: str | None = None, owner: str | None = None, limit: int = 50, cursor: str = ""
@@ -132,10 +187,9 @@ class JobTable:
 
         Among equals in the order in which the stream has them, as workers do: nobody comes in between later.
         """
-        queued = and_(JobRow.status == JobStatus.QUEUED.value, JobRow.parent.is_(None))
         arrived = select(JobRow.arrived).where(JobRow.id == job.id).scalar_subquery()
-        before = select(func.count()).where(queued, _before(job, arrived)).scalar_subquery()
-        waiting = select(func.count()).where(queued).scalar_subquery()
+        before = select(func.count()).select_from(JobRow).where(QUEUED, _before(job, arrived)).scalar_subquery()
+        waiting = select(func.count()).select_from(JobRow).where(QUEUED).scalar_subquery()
         async with self._engine.connect() as connection:
             row = (await connection.execute(select(waiting, arrived.is_not(None), before))).one()
         if job.status is not JobStatus.QUEUED:
@@ -164,6 +218,7 @@ def _row(seq: int, job: Job) -> dict[str, Any]:
         "document": job.model_dump_json(exclude_defaults=True),
         "seq": seq,
         "arrived": seq,
+        "parked": job.parked and not job.status.over,
         "put_away": False,
     }
 
@@ -179,7 +234,6 @@ def _cursor(created: float, job_id: str) -> str:
 
 def _parse_cursor(text: str) -> tuple[float, str]:
     try:
-        created, job_id = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        return float(created), str(job_id)
-    except (ValueError, TypeError):
+        return _CURSOR.validate_json(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), strict=True)
+    except ValueError:
         raise FramemeshError(f"cursor: {text[:40]!r} is none that was given: leave it out to begin anew") from None

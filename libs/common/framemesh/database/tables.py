@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint, false, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from framemesh.steps.job import Priority
 
 RANKS = {priority.value: rank for rank, priority in enumerate(Priority)}
+
+
+QUEUED = text("status = 'queued' AND parent IS NULL")
+OPEN = text("status IN ('queued', 'processing') AND parent IS NULL")
+"""Jobs of their own that wait, and all that are not over: as in the indexes, or those are not used."""
 
 
 class Base(DeclarativeBase):
@@ -21,7 +26,11 @@ class JobRow(Base):
     __table_args__ = (
         Index("ix_jobs_created", "created", "id"),
         Index("ix_jobs_owner", "owner", "created", "id"),
-        Index("ix_jobs_status", "status", "rank", "arrived"),
+        Index("ix_jobs_status", "status", "parent", "created", "id"),
+        Index("ix_jobs_queue", "rank", "arrived", sqlite_where=QUEUED, postgresql_where=QUEUED),
+        Index("ix_jobs_open", "owner", "rank", "parked", "id", sqlite_where=OPEN, postgresql_where=OPEN),
+        Index("ix_jobs_ended", "put_away", "ended"),
+        Index("ix_jobs_seq", "seq"),
     )
 
     id: Mapped[str] = mapped_column(String(120), primary_key=True)
@@ -40,6 +49,8 @@ class JobRow(Base):
     """Stream sequence of the state; a smaller one never replaces it."""
     arrived: Mapped[int] = mapped_column(BigInteger)
     """Stream sequence of the first state that was seen of it: its place among those that wait."""
+    parked: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether it waits for its owner's other jobs."""
     put_away: Mapped[bool] = mapped_column(default=False)
     """Whether it lies here only, and no more in the stream."""
 

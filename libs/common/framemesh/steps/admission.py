@@ -9,7 +9,7 @@ Redis every job begins at once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from redis.asyncio import Redis
@@ -94,31 +94,38 @@ class Admission:
         """How many of an owner's jobs may be under way at a time."""
         await self._redis.set("jobs:window", jobs)
 
-    async def rebuild(self, under_way: Iterable[Job], parked: Iterable[Job]) -> list[str]:
-        """Bring Redis in step with the jobs as they are; returns those that may begin."""
-        begun: dict[tuple[str, str], set[str]] = {}
-        waiting: dict[tuple[str, str], dict[str, float]] = {}
-        for job in under_way:
-            begun.setdefault((job.owner, str(job.priority)), set()).add(job.id)
-        for job in parked:
-            waiting.setdefault((job.owner, str(job.priority)), {})[job.id] = job.created
-        stale = [key async for key in self._redis.scan_iter(match="jobs:share:*", count=500)]
-        found: list[str] = []
-        for share in begun.keys() | waiting.keys() | {_share(key) for key in stale}:
-            found += await self._mend(share, begun.get(share, set()), waiting.get(share, {}))
+    async def begun(self, job: Job) -> None:
+        """This job is under way, whatever is known of it."""
+        ours, parked = _keys(job.owner, str(job.priority))
+        async with self._redis.pipeline() as pipeline:
+            pipeline.zrem(parked, job.id)
+            pipeline.sadd(ours, job.id)
+            await pipeline.execute()
+
+    async def forget(self, share: tuple[str, str], job_id: str) -> list[str]:
+        """A job is over, or there is none; those that may begin instead."""
+        found: list[str] = await self._leave((*share, job_id, 0.0))
         return found
 
-    async def _mend(self, share: tuple[str, str], begun: set[str], waiting: dict[str, float]) -> list[str]:
-        ours, theirs = _keys(*share)
+    async def sizes(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """How many jobs of each owner and priority are known to be under way, and how many to be parked."""
+        shares = list({_share(key) async for key in self._redis.scan_iter(match="jobs:share:*", count=1000)})
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for share in shares:
+                ours, parked = _keys(*share)
+                pipeline.scard(ours)
+                pipeline.zcard(parked)
+            counts = await pipeline.execute()
+        return dict(zip(shares, zip(counts[::2], counts[1::2], strict=True), strict=True))
+
+    async def share(self, share: tuple[str, str]) -> dict[str, bool]:
+        """The jobs of an owner and a priority that are known, and whether each is parked."""
+        ours, parked = _keys(*share)
         async with self._redis.pipeline() as pipeline:
-            pipeline.delete(ours, theirs)
-            if begun:
-                pipeline.sadd(ours, *begun)
-            if waiting:
-                pipeline.zadd(theirs, waiting)
-            await pipeline.execute()
-        found: list[str] = await self._leave((*share, "", 0.0))
-        return found
+            pipeline.smembers(ours)
+            pipeline.zrange(parked, 0, -1)
+            begun, waiting = await pipeline.execute()
+        return dict.fromkeys(begun, False) | dict.fromkeys(waiting, True)
 
 
 def _member(job: Job) -> Member:
