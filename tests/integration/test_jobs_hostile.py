@@ -17,6 +17,7 @@ from framemesh.steps.functions import Function, StepFailed
 from framemesh.steps.job import Job, JobStatus
 from framemesh.steps.joblog import LogLines
 from framemesh.steps.plan import Plan
+from framemesh.terminal import out, table
 from tests.integration import step_bodies
 from tests.integration.stepping import Begin, one, over
 
@@ -169,3 +170,10 @@ async def test_a_process_goes_on_with_the_next_try_after_an_output_that_is_none(
         first = await over(jobs, await jobs.submit(one(name, input={"how": "nan"})))
         assert first.error.startswith("it: its output is not JSON")
         assert (await over(jobs, await jobs.submit(one(name, input={"how": "fine"})))).output == {"it": "fine"}
+
+
+async def test_what_a_program_said_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = table("job", "error")
+    rows.add_row("j", "ValueError: [/b] and [red]")
+    out.print(rows)
+    assert "ValueError: [/b] and [red]" in capsys.readouterr().out

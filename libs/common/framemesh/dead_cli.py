@@ -12,7 +12,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from framemesh import subjects
-from framemesh.bus import Bus, Stored
+from framemesh.bus import Bus, BusError, Stored
 from framemesh.errors import FramemeshError
 from framemesh.messages import DeadLetter
 from framemesh.terminal import DataOption, clients, counted, mesh_settings, out, run_until, table
@@ -25,6 +25,7 @@ app = typer.Typer(
     "`replay` publishes a message again where it came from, once its cause is mended.",
     no_args_is_help=True,
 )
+PATIENCE_S = 10.0
 KEPT_HEADERS = ("traceparent",)
 """Others name a message or a schedule; they would make the copy pass for the one that died."""
 
@@ -79,10 +80,20 @@ def replay(
 
     async def again(bus: Bus, each: Stored[DeadLetter]) -> None:
         letter = each.message
+        if letter.cut:
+            raise FramemeshError(
+                f"dead letter {each.seq} was too large to be kept whole: publish it anew, then drop this"
+            )
         payload = letter.payload.encode() if letter.encoding == "utf-8" else base64.b64decode(letter.payload)
         headers = {name: letter.headers[name] for name in KEPT_HEADERS if name in letter.headers}
         # The same dead letter never gives two copies, however often it is replayed by mistake.
-        await bus.publish_raw(letter.subject, payload, headers | {"Nats-Msg-Id": f"replay/{each.seq}"})
+        headers |= {"Nats-Msg-Id": f"replay/{each.seq}"}
+        if letter.stream == subjects.JOBS.name:  # which has one message a subject: a newer one must not go
+            headers |= {"Nats-Expected-Last-Subject-Sequence": "0"}
+        try:
+            await bus.publish_raw(letter.subject, payload, headers, patience=PATIENCE_S)
+        except BusError as error:
+            raise FramemeshError(f"dead letter {each.seq}: {letter.subject} does not take it: {error}") from error
 
     out.print(f"{counted(_take_out(data, numbers, everything, stream, again), 'message')} sent again")
 

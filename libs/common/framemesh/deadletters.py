@@ -39,6 +39,7 @@ def letter(msg: Msg, meta: Meta, origin: str, reason: str, error: BaseException 
         headers=_bounded(msg.headers or {}),
         payload=payload,
         encoding=encoding,
+        cut=len(msg.data) > MAX_PAYLOAD,
         timestamp=time.time(),
     )
 

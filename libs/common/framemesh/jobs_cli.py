@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -16,13 +17,15 @@ from pydantic import ValidationError
 from framemesh import subjects
 from framemesh.bus import Bus
 from framemesh.errors import FramemeshError
+from framemesh.messages import Message
 from framemesh.pull import invalid
 from framemesh.steps.client import Jobs
-from framemesh.steps.job import Job, JobStatus, Priority, StepState, place
-from framemesh.steps.joblog import LogLines
+from framemesh.steps.job import Job, JobStatus, Priority, StepState, StepStatus, place
 from framemesh.steps.plan import Plan
 from framemesh.steps.schedules import Schedule, Schedules
 from framemesh.terminal import DataOption, clients, counted, mesh_settings, out, run_until, table
+
+MOST_FAILED = 20
 
 app = typer.Typer(
     help="Durable jobs: submit plans, see how they stand, end them or let them go on.\n\n"
@@ -46,6 +49,7 @@ InputOption = Annotated[
 OwnerOption = Annotated[str, typer.Option(help="Whose job it is; owners share the workers fairly.")]
 PriorityOption = Annotated[Priority, typer.Option(help="Which of two that wait begins first.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
+JsonLinesOption = Annotated[bool, typer.Option("--json", help="As JSON, an object a line.")]
 
 
 @dataclass
@@ -93,6 +97,16 @@ def submit(
     _end(run_until(work()))
 
 
+class _Head(Message):
+    """What of a job says whether it is shown: tens of thousands are not read as a whole for it."""
+
+    id: str
+    owner: str = "nobody"
+    status: JobStatus = JobStatus.QUEUED
+    created: float
+    parent: Any = None
+
+
 @app.command("list")
 def list_jobs(
     status: Annotated[JobStatus | None, typer.Option(help="Only those that stand so.")] = None,
@@ -103,17 +117,18 @@ def list_jobs(
 ) -> None:
     """Show the jobs that are under way or ended lately, the newest first."""
 
+    def wanted(head: _Head) -> bool:
+        return head.parent is None and status in {None, head.status} and owner in {None, head.owner}
+
     async def work() -> list[Job]:
         async with _desk(data) as desk:
-            read = desk.bus.read(subjects.JOBS.name, subjects.job_state("*"), 1, Job)
-            return [stored.message async for stored in read]
+            read = desk.bus.read(subjects.JOBS.name, subjects.job_state("*"), 1, _Head)
+            heads = [stored.message async for stored in read if wanted(stored.message)]
+            newest = sorted(heads, key=lambda head: head.created, reverse=True)[:limit]
+            states = await asyncio.gather(*(desk.jobs.store.find(head.id) for head in newest))
+            return [job for job in states if job]
 
-    wanted = [
-        job
-        for job in run_until(work())
-        if job.parent is None and (not status or job.status is status) and (not owner or job.owner == owner)
-    ]
-    found = sorted(wanted, key=lambda job: job.created, reverse=True)[:limit]
+    found: list[Job] = run_until(work())
     if as_json:
         typer.echo(json.dumps([job.model_dump(mode="json") for job in found]))
         return
@@ -135,6 +150,8 @@ def show(job_id: JobArgument, as_json: JsonOption = False, data: DataOption = No
     waits = " (waits for its owner's other jobs)" if job.parked else ""
     out.print(f"{job.id} {job.plan.name} of {job.owner}, {job.priority}: {job.status}{waits}", markup=False)
     out.print(_steps(job))
+    for line in _failed_items(job):
+        out.print(line, markup=False)
     if job.error:
         out.print(f"error: {job.error}", markup=False)
     if job.output is not None:
@@ -142,19 +159,27 @@ def show(job_id: JobArgument, as_json: JsonOption = False, data: DataOption = No
 
 
 @app.command()
-def logs(job_id: JobArgument, data: DataOption = None) -> None:
+def logs(job_id: JobArgument, as_json: JsonLinesOption = False, data: DataOption = None) -> None:
     """Print what the job's steps logged."""
 
-    async def work() -> None:
+    async def work() -> bool:
         async with _desk(data) as desk:
             await desk.bus.declare(subjects.JOBLOGS)
-            async for stored in desk.bus.read(subjects.JOBLOGS.name, subjects.job_log(job_id), 1, LogLines):
-                lines = stored.message
+            silent = True
+            async for lines in desk.jobs.logs(job_id):
+                silent = False
+                if as_json:
+                    typer.echo(lines.model_dump_json())
+                    continue
                 for line in lines.lines:
                     where = f"{place(lines.step, lines.item)} #{lines.attempt}"
                     out.print(f"{_clock(line.time)} {where} {line.level} {line.text}", markup=False)
+            if silent:
+                await desk.jobs.get(job_id)  # else one that is not there would pass for a silent one
+            return silent
 
-    run_until(work())
+    if run_until(work()) and not as_json:
+        out.print("its steps have logged nothing")
 
 
 @app.command()
@@ -196,7 +221,7 @@ def retry(job_id: JobArgument, data: DataOption = None) -> None:
 
 async def _get(data: Path | None, job_id: str) -> Job:
     async with _desk(data) as desk:
-        return await desk.jobs.store.get(job_id)
+        return await desk.jobs.get(job_id)
 
 
 async def _follow(desk: Desk, job_id: str) -> Job:
@@ -242,6 +267,18 @@ def _steps(job: Job) -> Any:
     return rows
 
 
+def _failed_items(job: Job) -> list[str]:
+    """A line for each item that failed, as far as somebody reads on."""
+    lines = [
+        f"{place(name, number)} failed: {item.error}"
+        for name, state in job.steps.items()
+        for number, item in enumerate(state.items or [])
+        if item.status is StepStatus.FAILED
+    ]
+    more = [f"and {len(lines) - MOST_FAILED} more: --json has them all"] if len(lines) > MOST_FAILED else []
+    return lines[:MOST_FAILED] + more
+
+
 def _clock(moment: float) -> str:
     """The time of day, with the date where that is another one."""
     local = time.localtime(moment)
@@ -255,7 +292,7 @@ def _plan(path: Path) -> Plan:
 
     try:
         found = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise FramemeshError(f"{path}: cannot be read: {reason}") from None
     try:
@@ -275,7 +312,7 @@ def _input(parts: list[str]) -> dict[str, Any]:
             raise FramemeshError(f"--input {part!r}: want name=value, or @file.json")
         try:
             found[name] = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             found[name] = text
     return found
 
@@ -283,7 +320,7 @@ def _input(parts: list[str]) -> dict[str, Any]:
 def _file(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FramemeshError(f"--input @{path}: cannot be read as JSON: {error}") from None
     if not isinstance(found, dict):
         raise FramemeshError(f"--input @{path}: want an object, it is {type(found).__name__}")

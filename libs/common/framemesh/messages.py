@@ -458,6 +458,7 @@ class DeadLetter(Message):
     headers: dict[str, str] = Field(default_factory=dict)
     payload: str = Field(description="The message as it came; base64 when it is not UTF-8")
     encoding: Literal["utf-8", "base64"] = "utf-8"
+    cut: bool = Field(False, description="Whether only the beginning of the message is here: it was too large")
     timestamp: float
 
 

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 import typer
 from platformdirs import user_data_path
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from framemesh.bus import Bus
 from framemesh.errors import FramemeshError
@@ -127,9 +128,18 @@ async def clients(settings: Settings) -> tuple[Bus, Registry]:
     return bus, Registry(redis, settings.routing_ttl)
 
 
+class _Plain(Table):
+    """A table whose cells are as they come: what a program said is no markup."""
+
+    def add_row(self, *cells: RenderableType | None, **how: Any) -> None:
+        super().add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), **how)
+
+
 def table(*columns: str, title: str = "") -> Table:
     """A table that needs little room: no lines between columns, and what is too wide goes on in the next line."""
-    made = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title=title or None, title_justify="left")
+    made = _Plain(
+        box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title=title or None, title_justify="left"
+    )
     for name in columns:
         made.add_column(name, overflow="fold")
     return made

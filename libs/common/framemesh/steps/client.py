@@ -20,6 +20,7 @@ from framemesh.steps import advance
 from framemesh.steps.admission import Admission
 from framemesh.steps.advance import Order
 from framemesh.steps.job import Job, JobStatus, Priority, is_id, new_id
+from framemesh.steps.joblog import LogLines
 from framemesh.steps.plan import Plan, check
 from framemesh.steps.store import JobMissing, JobStore
 from framemesh.steps.switchboard import Switchboard
@@ -98,6 +99,17 @@ class Jobs:
         if not changed:
             raise FramemeshError(f"job {job_id} is {job.status}: only a failed one can go on")
         return job
+
+    async def get(self, job_id: str) -> Job:
+        """The job as it stands. Raises JobMissing."""
+        _check_id(job_id)
+        return await self.store.get(job_id)
+
+    async def logs(self, job_id: str) -> AsyncIterator[LogLines]:
+        """What the steps of a job have logged, as far as it is kept. Raises JobMissing for what is no id."""
+        _check_id(job_id)
+        async for stored in self._bus.read(subjects.JOBLOGS.name, subjects.job_log(job_id), 1, LogLines):
+            yield stored.message
 
     async def watch(self, job_id: str) -> AsyncIterator[Job]:
         """The job as it stands, then each time that it has changed, until it is over. Raises JobMissing."""
