@@ -24,10 +24,11 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 _LARGEST = max(SIZES)
-_SAVED: dict[str, dict[str, Any]] = {
+SAVED: dict[str, dict[str, Any]] = {
     "webp": {"quality": 80, "method": 2},
-    "jpeg": {"quality": 82, "optimize": True},
+    "jpeg": {"quality": 82},
 }
+"""How thumbnails are encoded: measured in docs/adr/0017-pictures.md."""
 _REDUCING_GAP = 1.5
 _DECODERS = ("JPEG", "PNG", "WEBP", "GIF")
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, ZeroDivisionError, MemoryError)
@@ -122,7 +123,7 @@ def thumbnails(given: dict[str, Any], data: bytes) -> Reply:
     for size in sorted(SIZES, reverse=True):
         picture = _fitted(picture, size)
         for kind in FORMATS:
-            blobs.append(_saved(picture, kind, **_SAVED[kind]))
+            blobs.append(_saved(picture, kind, **SAVED[kind]))
             told.append({"size": size, "type": kind, "width": picture.width, "height": picture.height})
     return {"thumbnails": told}, blobs
 
