@@ -43,7 +43,7 @@ _HEADERS = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
 async def stream(call: Call) -> web.StreamResponse:
     """Answer with the events of a job."""
     job, seen = await call.analysis(), _last_seen(call.request)
-    with call.desk.streams.entered():
+    with call.desk.streams.entered(call.token.name):
         async with _changes(call.desk, job.id) as changed:
             feed = _Feed(call, job.id, changed)
             if seen is not None and await feed.is_over(seen):

@@ -64,7 +64,7 @@ async def submit(call: Call) -> web.Response:
         case "application/json":
             return await _submit_url(call)
         case "multipart/form-data":
-            with call.desk.uploads.entered():
+            with call.desk.uploads.entered(call.token.name):
                 return await _submit_upload(call)
         case other:
             raise Problem(

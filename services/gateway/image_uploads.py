@@ -70,7 +70,7 @@ async def _received(call: Call, plan: Plan, shape: Shape) -> Form:
     await _check_workers(desk, plan)
     one = desk.settings.images_max_mb * _MIB
     bounds = Bounds(one, one if shape.many == 1 else desk.settings.upload_bytes)
-    with desk.uploads.entered():
+    with desk.uploads.entered(call.token.name):
         return await uploads.receive(call.request, desk.blobs, shape, bounds, look=_looker(shape.file))
 
 

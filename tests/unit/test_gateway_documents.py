@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from urllib.parse import urlsplit
 
 import pytest
@@ -93,8 +94,22 @@ def test_a_problem_is_one_line_without_secrets() -> None:
 
 def test_a_room_is_left_whatever_happens() -> None:
     room = Room(1, "guests")
-    with pytest.raises(ZeroDivisionError), room.entered():
+    with pytest.raises(ZeroDivisionError), room.entered("ann"):
         raise ZeroDivisionError
-    with room.entered(), pytest.raises(Problem, match="1 guests are under way"), room.entered():
+    with room.entered("ann"), pytest.raises(Problem, match="1 guests are under way"), room.entered("ann"):
         pass
+    assert room.inside == 0
+
+
+def test_one_owner_does_not_keep_all_others_out() -> None:
+    room = Room(8, "guests")
+    with ExitStack() as stack:
+        for _ in range(6):
+            stack.enter_context(room.entered("ann"))
+        with pytest.raises(Problem, match="6 guests are under way"):
+            stack.enter_context(room.entered("ann"))
+        stack.enter_context(room.entered("bob"))
+        stack.enter_context(room.entered("eve"))
+        with pytest.raises(Problem, match="8 guests are under way"):
+            stack.enter_context(room.entered("joe"))
     assert room.inside == 0
