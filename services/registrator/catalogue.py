@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -9,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from redis.exceptions import RedisError
 
 from framemesh import subjects
-from framemesh.bus import Bus
+from framemesh.bus import Bus, Conflict
 from framemesh.events import EventStore
 from framemesh.messages import Event, EventState, Transition
 from framemesh.timeline import position
@@ -60,10 +61,14 @@ class Catalogue:
         self._store = store
         self._events: dict[str, Event] = {}
         self._unsaved: dict[str, Event] = {}
+        self._last = 0  # stream sequence of the newest step
+        self._telling = asyncio.Lock()
 
     async def load(self, since: float) -> None:
         """Learn what was told from ``since`` on (epoch seconds), so that a replay tells nothing twice."""
         subject = subjects.events(self._source)
+        newest = await self._bus.last(subjects.EVENTS.name, subject, Event)
+        self._last = newest.seq if newest else 0
         begin = await position(
             self._bus, subjects.EVENTS.name, subject, Event, lambda event: event.transitions[-1].timestamp, since
         )
@@ -92,22 +97,36 @@ class Catalogue:
             del self._events[key]
 
     async def tell(self, event: Event, state: EventState, reason: str = "") -> Event:
-        """Take an event to ``state``: log it, publish it, keep it in the event and in the store."""
-        known = self._events.get(event.id)
-        if known is None or state in NEXT[known.state]:
-            if not await self._ours():
-                raise NotOurs(f"the lease of {self._source} is another's")
-            event = _moved(event, known, state, reason)
-            await self._bus.publish(
-                subjects.events(self._source), event, msg_id=f"{event.id}/{state}", patience=float("inf")
-            )
-            log.info(
-                "event %s %s %s: %s%s", event.id, event.source, event.label, state, f": {reason}" if reason else ""
-            )
-            self._events[event.id] = event
-            self._unsaved[event.id] = event
-            await self.save()
-        return self._events[event.id]
+        """Take an event to ``state``: publish, log and keep it, here and in the store. Raises NotOurs."""
+        async with self._telling:
+            known = self._events.get(event.id)
+            if known is None or state in NEXT[known.state]:
+                event = _moved(event, known, state, reason)
+                await self._publish(event)
+                why = f": {reason}" if reason else ""
+                log.info("event %s %s %s: %s%s", event.id, event.source, event.label, state, why)
+                self._events[event.id] = event
+                self._unsaved[event.id] = event
+                await self.save()
+            return self._events[event.id]
+
+    async def _publish(self, event: Event) -> None:
+        """Publish a step. Raises NotOurs.
+
+        The lease may be lost between asking for it and publishing, however long that takes: so the stream itself
+        refuses a step that does not follow the last one that we know of.
+        """
+        if not await self._ours():
+            raise NotOurs(f"the lease of {self._source} is another's")
+        subject, step = subjects.events(self._source), f"{event.id}/{event.state}"
+        try:
+            seq = await self._bus.publish(subject, event, msg_id=step, after=self._last, patience=float("inf"))
+        except Conflict as error:
+            newest = await self._bus.last(subjects.EVENTS.name, subject, Event)
+            if newest is None or newest.message != event:  # else it is this one, and only the answer was lost
+                raise NotOurs(f"{self._source} has steps in EVENTS that another registrator told") from error
+            seq = newest.seq
+        self._last = max(self._last, seq)
 
     async def save(self) -> None:
         """Bring the store up to date; what it does not take now is kept for the next time."""

@@ -19,10 +19,9 @@ from framemesh.bus import Bus, BusError, Stored
 from framemesh.flow import drained
 from framemesh.messages import Delivery, Event, EventState, Result, SourceState
 from framemesh.pull import Envelope, Pull
-from framemesh.subjects import Consumer
 from services.registrator.catalogue import ENDED, Catalogue, NotOurs, describe
 from services.registrator.evidence import EvidenceError
-from services.registrator.order import Order
+from services.registrator.order import LOSSLESS_WAIT, Order
 from services.registrator.proofs import Proofs
 from services.registrator.rules import Closed, Decision, RuleWatch
 
@@ -59,13 +58,16 @@ class Keeper:
         self._fed: deque[_Fed] = deque()
         self._proving: dict[str, asyncio.Task[None]] = {}
         self._heard: dict[str, float] = {}
+        self._lost: NotOurs | None = None
         self._settled = False
         self._looked = 0.0
 
     async def run(self) -> None:
         """Keep the source until its run is settled, or until cancelled."""
         consumer = await self._bus.take_over(subjects.registrator_consumer(self.source))
-        await self._catalogue.load(await self._replays_from(consumer))
+        floor = (consumer.config.opt_start_seq or 1) - 1
+        await self._look_back(floor)
+        await self._catalogue.load(await self._replays_from(floor))
         pull = await self._bus.pull(consumer, Result, window=4 * BATCH)
         try:
             while not self._settled:
@@ -75,10 +77,14 @@ class Keeper:
             for task in self._proving.values():
                 task.cancel()
 
-    async def _replays_from(self, consumer: Consumer) -> float:
+    async def _look_back(self, floor: int) -> None:
+        """Learn where the order was: what lies first in the stream after the floor need not be the next frame."""
+        subject = subjects.results("*", self.source)
+        async for stored in self._bus.before(subjects.RESULTS.name, subject, floor, LOSSLESS_WAIT, Result):
+            self._order.passed(stored.message)
+
+    async def _replays_from(self, floor: int) -> float:
         """Time before which nothing was told that the replay could tell again."""
-        info = await self._bus.consumer_info(consumer)
-        floor = info.ack_floor.stream_seq if info and info.ack_floor else 0
         subject = subjects.results("*", self.source)
         first = await self._bus.at_or_after(subjects.RESULTS.name, subject, floor + 1, Result)
         return first.message.captured_at - CLOCK_SKEW if first else time.time()
@@ -87,6 +93,8 @@ class Keeper:
         envelopes = await pull.batch(BATCH, wait=TICK)
         if pull.taken:
             raise NotOurs(f"{self.source} was taken over by another registrator")
+        if self._lost:
+            raise self._lost
         now = time.monotonic()
         for envelope in envelopes:
             self._heard[envelope.message.model] = now
@@ -148,19 +156,27 @@ class Keeper:
 
     async def _prove(self, watch: RuleWatch, event: Event) -> None:
         try:
+            await self._gather(watch, event)
+        except NotOurs as error:
+            log.warning("evidence of event %s is left to another registrator", event.id)
+            self._lost = error
+        finally:
+            del self._proving[event.id]
+
+    async def _gather(self, watch: RuleWatch, event: Event) -> None:
+        """Make and store the evidence of an event. Raises NotOurs."""
+        try:
             event = await self._proofs.make(event, watch.rule)
             await self._catalogue.tell(event, EventState.DONE)
             event = await self._proofs.store(event)
             await self._catalogue.tell(event, EventState.FINISHED)
-        except NotOurs as error:
-            log.warning("evidence of event %s is left to another registrator: %s", event.id, error)
+        except NotOurs:
+            raise
         except EvidenceError as error:
             await self._catalogue.tell(event, EventState.ERROR, str(error))
         except Exception as error:
             log.exception("evidence of event %s", event.id)
             await self._catalogue.tell(event, EventState.ERROR, f"{type(error).__name__}: {error}")
-        finally:
-            del self._proving[event.id]
 
     # -- checkpoint ---------------------------------------------------------------------------------
 

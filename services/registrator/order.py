@@ -81,6 +81,11 @@ class Order(Generic[T]):
         heapq.heappush(lane.heap, (result.nth, next(self._count), now, item))
         return list(lane.drain())
 
+    def passed(self, result: Result) -> None:
+        """Another has handed this one out for good: its lane goes on after it, and none before it is wanted."""
+        lane = self._lane(result)
+        lane.first, lane.next = 0, max(lane.next, result.nth + result.stride)
+
     def due(self, now: float) -> list[T]:
         """Items that have waited long enough for those before them."""
         return [item for lane in self._lanes.values() for item in self._overdue(lane, now)]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from itertools import takewhile
 from typing import Any
 
 import pytest
@@ -234,3 +235,33 @@ def test_joining_in_the_middle_loses_and_doubles_nothing(arrived: list[tuple[boo
         out += order.due(now) if look else []
     out += order.flush()
     assert Counter(out) == Counter({(run, seq) for _, seq, _, run in arrived})
+
+
+delays = st.lists(st.integers(0, 40), max_size=40)
+"""How many places late each result of a lane comes."""
+
+
+@given(
+    lanes=st.fixed_dictionaries({"M": delays, "N": delays}), come=st.integers(0, 80), horizon=st.integers(0, 40)
+)
+def test_who_goes_on_after_another_hands_out_the_same_in_the_same_order(
+    lanes: dict[str, list[int]], come: int, horizon: int
+) -> None:
+    late = sorted((seq + by, model, seq) for model, lane in lanes.items() for seq, by in enumerate(lane))
+    arrived = [make(seq, model=model) for _, model, seq in late]
+
+    def handed(order: Order[int], begin: int, end: int) -> list[int]:
+        return [out for place in range(begin, end) for out in order.push(arrived[place], place, 0.0)]
+
+    order: Order[int] = Order()
+    come = min(come, len(arrived))
+    whole = handed(order, 0, come)
+    done = list(takewhile(lambda place: arrived[place].seq < horizon, whole))  # the rules need no more of these
+    floor = min([*whole[len(done) :], *order.waiting()], default=come)
+    whole += handed(order, come, len(arrived))
+    again: Order[int] = Order()
+    for each in arrived[:floor]:
+        again.passed(each)
+    replayed = handed(again, floor, len(arrived))
+    assert [place for place in replayed if place not in done] == whole[len(done) :]
+    assert list(again.waiting()) == []

@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -512,6 +513,20 @@ class Bus:
                 seq = _seq(msg) + 1
                 if found := await self._valid(stream, msg, model):
                     yield found
+
+    async def before(
+        self, stream: str, subject: str, seq: int, seconds: float, model: type[M]
+    ) -> AsyncIterator[Stored[M]]:
+        """What came on ``subject`` in the ``seconds`` before stream sequence ``seq``, it included, in order."""
+        last = await self._direct(stream, {"seq": max(seq, 1), "next_by_subj": subject})
+        if last is None:
+            return
+        since = datetime.fromisoformat((last.headers or {})["Nats-Time-Stamp"]) - timedelta(seconds=seconds)
+        first = await self._direct(stream, {"start_time": since.isoformat(), "next_by_subj": subject})
+        async for stored in self.read(stream, subject, _seq(first or last), model):
+            if stored.seq > seq:
+                return
+            yield stored
 
     async def raw(self, stream: str, subject: str) -> AsyncIterator[bytes]:
         """Every message on ``subject`` as it lies in the stream, in order."""
