@@ -28,7 +28,7 @@ SAVED: dict[str, dict[str, Any]] = {
     "webp": {"quality": 80, "method": 2},
     "jpeg": {"quality": 82},
 }
-"""How thumbnails are encoded: measured in docs/adr/0017-pictures.md."""
+"""How thumbnails are encoded: measured in docs/adr/0018-pictures-under-ids.md."""
 _REDUCING_GAP = 1.5
 _DECODERS = ("JPEG", "PNG", "WEBP", "GIF")
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, ZeroDivisionError, MemoryError)
