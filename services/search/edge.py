@@ -9,6 +9,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,8 +52,10 @@ class EdgeLibrary:
         path, known = self._folder / name, (self._folder / name / _MARK).exists()
         if not known:
             shutil.rmtree(path, ignore_errors=True)  # of a start that was killed
-        shard = await asyncio.to_thread(_load if known else _create, str(path), size)
-        return EdgeShelf(shard, self._words), not known
+        thread = ThreadPoolExecutor(1, "edge")
+        loop = asyncio.get_running_loop()
+        shard = await loop.run_in_executor(thread, _load if known else _create, str(path), size)
+        return EdgeShelf(shard, self._words, thread), not known
 
     async def names(self) -> list[str]:
         """Shelves that there are."""
@@ -68,10 +71,10 @@ class EdgeLibrary:
 
 
 class EdgeShelf:
-    """One shelf."""
+    """One shelf, in one thread: Edge waits for its own locks with the interpreter held, so two would block all."""
 
-    def __init__(self, shard: q.EdgeShard, words: Words) -> None:
-        self._shard, self._words = shard, words
+    def __init__(self, shard: q.EdgeShard, words: Words, thread: ThreadPoolExecutor) -> None:
+        self._shard, self._words, self._thread = shard, words, thread
 
     async def put(self, points: Sequence[Point]) -> None:
         """Lay down passages."""
@@ -127,6 +130,7 @@ class EdgeShelf:
     async def close(self) -> None:
         """Let go."""
         await self._do(self._shard.close)
+        self._thread.shutdown(wait=False)
 
     async def _query(self, query: q.Query, where: Where, limit: int, least: float | None = None) -> list[Found]:
         asked = q.QueryRequest(limit, query=query, filter=_filter(where), with_payload=True, score_threshold=least)
@@ -137,7 +141,7 @@ class EdgeShelf:
         await self._do(lambda: self._shard.update(operation))
 
     async def _do(self, work: Callable[[], T]) -> T:
-        return await asyncio.to_thread(work)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _made(self, point: Point) -> q.Point:
         vectors: Any = {DENSE: point.vector.tolist(), WORDS: self._words.of(point.passage.spoken)}

@@ -57,7 +57,9 @@ class IndexInput(_Given):
     media: str = Field(min_length=1, max_length=256)
     title: str | None = Field(None, max_length=500)
     source: str | None = Field(None, max_length=256)
-    passages: str = Field(min_length=1)
+    passages: str | None = Field(None, min_length=1)
+    version: int | None = None
+    """Null where nothing of the media was looked at: an older version, which says nothing of the newest."""
 
 
 class UnindexInput(_Given):
@@ -127,6 +129,10 @@ class MediaIndex:
     async def index(self, ctx: Context, given: Any) -> dict[str, Any]:
         """Lay the ``passages`` of a ``media`` down, and take away those that it has no more."""
         asked = _input("index", IndexInput, given)
+        if asked.passages is None:
+            if asked.version is None:
+                raise Skip("there are no passages")
+            return {"indexed": 0, "kept": 0} | await self.unindex(ctx, {"media": asked.media})
         stored = await _stored(ctx, asked.passages)
         wanted = _numbered(self._passage(asked, each.text, each.start, each.end) for each in stored.passages)
         async with self._locks(asked.media):

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from framemesh.bus import Bus, settle_all
 from framemesh.memo import Memo
-from framemesh.messages import Classification, Detection, Event, Face, Finding, Message, Result, SearchKind
+from framemesh.messages import Classification, Detection, Event, Face, Finding, Message, Result, SearchKind, Told
 from framemesh.pull import Envelope
 from framemesh.subjects import EVENTS, RESULTS, Stream, search_consumer
 from framemesh.tasks import heed_cancellation
@@ -89,15 +89,15 @@ class Projector(ABC, Generic[M]):
         """The passage that is to lie there; None where nothing is to change."""
 
 
-class EventProjector(Projector[Event]):
+class EventProjector(Projector[Told]):
     """Events in their newest state, with their evidence."""
 
-    stream, message = EVENTS, Event
+    stream, message = EVENTS, Told
 
-    def passages(self, messages: Sequence[Event]) -> Iterable[Passage]:
+    def passages(self, messages: Sequence[Told]) -> Iterable[Passage]:
         """The newest of each."""
         newest: dict[str, Event] = {}
-        for event in messages:
+        for event in filter(None, (told.event for told in messages)):
             if _kept(event.start, self._settings.kept_s) and _newer(event, newest.get(event.id)):
                 newest[event.id] = event
         return map(event_passage, newest.values())

@@ -241,8 +241,10 @@ def event(source: str, states: int, **more: Any) -> Event:
     at = more.pop("at", time.time() - 60)
     steps = ["CREATED", "PENDING", "DONE", "FINISHED"][:states]
     given = {
-        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, source)), "task_key": "k", "source": source, "run": "r",
-        "rule": "yard", "label": "horse", "counts": {"horse": states}, "start": at, "end": at + states, "state": steps[-1],
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, source)), "task_key": "k", "source": source,
+        "run": "r",
+        "rule": "yard", "label": "horse", "counts": {"horse": states}, "start": at,
+        "end": at + states, "state": steps[-1],
         "transitions": [{"state": state, "timestamp": at} for state in steps],
         "message": result(source, 1, "horse", at=at),
     }  # fmt: skip
