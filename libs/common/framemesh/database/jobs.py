@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import aliased
 
-from framemesh.database.tables import OPEN, QUEUED, RANKS, Checkpoint, JobRow
+from framemesh.database.tables import RANKS, Checkpoint, JobRow
 from framemesh.errors import FramemeshError
 from framemesh.steps.job import Job, JobStatus
 
@@ -24,6 +24,9 @@ _CURSOR = TypeAdapter(
     tuple[Annotated[float, Field(allow_inf_nan=False)], Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,120}\z")]]
 )
 UNDER_WAY = (JobStatus.QUEUED.value, JobStatus.PROCESSING.value)
+QUEUED = and_(JobRow.status == JobStatus.QUEUED.value, JobRow.parent.is_(None))
+OPEN = and_(JobRow.status.in_(UNDER_WAY), JobRow.parent.is_(None))
+"""Jobs of their own that wait, and those that are not over."""
 _PRIORITIES = {rank: priority for priority, rank in RANKS.items()}
 
 Share = tuple[str, str]
@@ -132,9 +135,8 @@ class JobTable:
     async def share(self, share: Share) -> dict[str, bool]:
         """The jobs of an owner and a priority that are not over, and whether each is parked."""
         owner, priority = share
-        wanted = select(JobRow.id, JobRow.parked).where(
-            OPEN, JobRow.owner == owner, JobRow.rank == RANKS[priority]
-        )
+        own = (JobRow.owner == owner, JobRow.rank == RANKS[priority])
+        wanted = select(JobRow.id, JobRow.parked).where(OPEN, *own)
         async with self._engine.connect() as connection:
             return {row.id: row.parked for row in await connection.execute(wanted)}
 
@@ -188,8 +190,8 @@ class JobTable:
         Among equals in the order in which the stream has them, as workers do: nobody comes in between later.
         """
         arrived = select(JobRow.arrived).where(JobRow.id == job.id).scalar_subquery()
-        before = select(func.count()).select_from(JobRow).where(QUEUED, _before(job, arrived)).scalar_subquery()
-        waiting = select(func.count()).select_from(JobRow).where(QUEUED).scalar_subquery()
+        queued = select(func.count()).where(QUEUED)
+        before, waiting = queued.where(_before(job, arrived)).scalar_subquery(), queued.scalar_subquery()
         async with self._engine.connect() as connection:
             row = (await connection.execute(select(waiting, arrived.is_not(None), before))).one()
         if job.status is not JobStatus.QUEUED:
@@ -224,8 +226,7 @@ def _row(seq: int, job: Job) -> dict[str, Any]:
 
 
 def _before(job: Job, arrived: ColumnElement[int]) -> ColumnElement[bool]:
-    rank = RANKS[job.priority.value]
-    return or_(JobRow.rank < rank, and_(JobRow.rank == rank, JobRow.arrived < arrived))
+    return tuple_(JobRow.rank, JobRow.arrived) < tuple_(RANKS[job.priority.value], arrived)
 
 
 def _cursor(created: float, job_id: str) -> str:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint, false, text
+from sqlalchemy import BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from framemesh.steps.job import Priority
 
 RANKS = {priority.value: rank for rank, priority in enumerate(Priority)}
-
-
-QUEUED = text("status = 'queued' AND parent IS NULL")
-OPEN = text("status IN ('queued', 'processing') AND parent IS NULL")
-"""Jobs of their own that wait, and all that are not over: as in the indexes, or those are not used."""
 
 
 class Base(DeclarativeBase):
@@ -27,8 +22,8 @@ class JobRow(Base):
         Index("ix_jobs_created", "created", "id"),
         Index("ix_jobs_owner", "owner", "created", "id"),
         Index("ix_jobs_status", "status", "parent", "created", "id"),
-        Index("ix_jobs_queue", "rank", "arrived", sqlite_where=QUEUED, postgresql_where=QUEUED),
-        Index("ix_jobs_open", "owner", "rank", "parked", "id", sqlite_where=OPEN, postgresql_where=OPEN),
+        Index("ix_jobs_queue", "status", "parent", "rank", "arrived"),
+        Index("ix_jobs_share", "status", "parent", "owner", "rank", "parked", "id"),
         Index("ix_jobs_ended", "put_away", "ended"),
         Index("ix_jobs_seq", "seq"),
     )

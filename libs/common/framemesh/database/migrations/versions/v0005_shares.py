@@ -8,9 +8,6 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
-QUEUED = sa.text("status = 'queued' AND parent IS NULL")
-OPEN = sa.text("status IN ('queued', 'processing') AND parent IS NULL")
-
 
 def upgrade() -> None:
     """Go forward; which jobs were parked, their documents say."""
@@ -18,16 +15,15 @@ def upgrade() -> None:
     op.execute("UPDATE jobs SET parked = true WHERE status = 'queued' AND document LIKE '%\"parked\"_true%'")
     op.drop_index("ix_jobs_status", "jobs")
     op.create_index("ix_jobs_status", "jobs", ["status", "parent", "created", "id"])
-    op.create_index("ix_jobs_queue", "jobs", ["rank", "arrived"], sqlite_where=QUEUED, postgresql_where=QUEUED)
-    columns = ["owner", "rank", "parked", "id"]
-    op.create_index("ix_jobs_open", "jobs", columns, sqlite_where=OPEN, postgresql_where=OPEN)
+    op.create_index("ix_jobs_queue", "jobs", ["status", "parent", "rank", "arrived"])
+    op.create_index("ix_jobs_share", "jobs", ["status", "parent", "owner", "rank", "parked", "id"])
     op.create_index("ix_jobs_ended", "jobs", ["put_away", "ended"])
     op.create_index("ix_jobs_seq", "jobs", ["seq"])
 
 
 def downgrade() -> None:
     """Go back."""
-    for name in ("status", "queue", "open", "ended", "seq"):
+    for name in ("status", "queue", "share", "ended", "seq"):
         op.drop_index(f"ix_jobs_{name}", "jobs")
     op.create_index("ix_jobs_status", "jobs", ["status", "rank", "arrived"])
     op.drop_column("jobs", "parked")
