@@ -153,6 +153,15 @@ async def test_a_newer_state_replaces_an_older_one_and_never_the_other_way(engin
     assert await table.find("nothing") is None
 
 
+async def test_two_states_of_one_job_may_come_at_once(engine: AsyncEngine) -> None:
+    """It changed while the stream was read."""
+    table = JobTable(engine)
+    await table.save([(5, job(1)), (6, job(2)), (7, job(1, owner="bob"))], 7)
+    found = await table.find("job001")
+    assert found
+    assert found.owner == "bob"
+
+
 async def test_pages_go_through_all_jobs_once_the_newest_first(engine: AsyncEngine) -> None:
     table = JobTable(engine)
     owners = ["ann", "bob"]

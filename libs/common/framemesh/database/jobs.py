@@ -81,13 +81,12 @@ class JobTable:
     async def _upsert(self, connection: AsyncConnection, rows: list[dict[str, Any]]) -> None:
         if not rows:
             return
-        wanted = self._insert(JobRow).values(rows)
+        wanted = self._insert(JobRow)
         changed = {name: wanted.excluded[name] for name in rows[0] if name not in {"id", "arrived"}}
-        await connection.execute(
-            wanted.on_conflict_do_update(
-                index_elements=["id"], set_=changed, where=JobRow.seq < wanted.excluded.seq
-            )
+        newer = wanted.on_conflict_do_update(
+            index_elements=["id"], set_=changed, where=JobRow.seq < wanted.excluded.seq
         )
+        await connection.execute(newer, rows)  # compiled once, whatever their number
 
     async def begin_anew(self) -> None:
         """The stream counts from 1 again: so does the checkpoint, and no row stands in a newer state's way."""
