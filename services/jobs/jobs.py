@@ -25,6 +25,7 @@ from framemesh.tasks import heed_cancellation
 from services.jobs.mender import Mender
 from services.jobs.projection import Projection
 from services.jobs.settings import JobsSettings
+from services.jobs.starter import Starter
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class JobsService(Service[JobsSettings]):
         self._table = JobTable(self._engine)
         self._jobs = Jobs(self.bus, self.registry.redis)
         await self._jobs.store.declare()
+        await self.bus.declare(subjects.TRIGGERS, subjects.DEADLETTERS)
         self._projection = Projection(self.bus, self._table)
         await self.bus.client.subscribe(subjects.job_updates(), cb=self._on_update)
 
@@ -53,6 +55,7 @@ class JobsService(Service[JobsSettings]):
         """Make jobs of triggers; project and mend while the lease is ours."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.bus.consume(subjects.trigger_consumer(), JobRequest, self._on_trigger))
+            group.create_task(Starter(self.bus, self._jobs).run())
             group.create_task(self._leading())
 
     async def finish(self) -> None:

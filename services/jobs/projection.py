@@ -16,6 +16,7 @@ from framemesh.bus import Bus
 from framemesh.database.jobs import JobTable
 from framemesh.steps.job import Job
 from framemesh.tasks import heed_cancellation
+from services.jobs.starter import bury
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +66,15 @@ class Projection:
             seq = stored.seq
             states.append((seq, stored.message))
             if len(states) >= BATCH:
-                await self._table.save(states, seq)
+                await self._take_in(states)
                 states = []
         if states:
-            await self._table.save(states, seq)
+            await self._take_in(states)
         return seq
+
+    async def _take_in(self, states: list[tuple[int, Job]]) -> None:
+        await bury(self._bus, (job for _, job in states), self._bus.instance)
+        await self._table.save(states, states[-1][0])
 
     async def put_away(self, kept_s: float) -> int:
         """Take jobs out of the stream that ended ``kept_s`` seconds ago and are in the database; how many."""

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from framemesh import subjects
 from framemesh.events import EventStore
-from framemesh.messages import Event, SourceState
+from framemesh.messages import SourceState, Told
 from framemesh.service import Service
 from services.registrator.catalogue import Catalogue, NotOurs
 from services.registrator.evidence import pick_encoder
@@ -74,7 +74,7 @@ class AbstractEventRegistrator(Service[RegistratorSettings]):
             else:
                 self._wanted.add(source)
             self._known.add(source)
-        async for stored_event in self.bus.read(subjects.EVENTS.name, "events.*", self._told + 1, Event):
+        async for stored_event in self.bus.read(subjects.EVENTS.name, "events.*", self._told + 1, Told):
             self._told = stored_event.seq  # read so that what is no event there does not lie unnoticed
         if time.monotonic() - self._searched > SEARCH_SECONDS:
             self._searched = time.monotonic()

@@ -73,9 +73,12 @@ class Bucket:
         if keys:
             await self._asked(keys[0], obstore.delete_async(self._store, list(keys)))
 
-    async def pages(self, after: str = "") -> AsyncIterator[list[Entry]]:
-        """All objects in the order of their keys, ``PAGE`` at a time, from after a key. Raises BlobError."""
-        listed = obstore.list(self._store, offset=after or None, chunk_size=PAGE)
+    async def pages(self, after: str = "", within: str = "") -> AsyncIterator[list[Entry]]:
+        """All objects in the order of their keys, ``PAGE`` at a time, from after a key; or those within a folder.
+
+        Raises BlobError.
+        """
+        listed = obstore.list(self._store, within or None, offset=after or None, chunk_size=PAGE)
         while True:
             try:
                 found = await anext(listed)

@@ -33,6 +33,7 @@ from framemesh import (
     search_cli,
     subjects,
     tokens_cli,
+    triggers_cli,
     worker_cli,
 )
 from framemesh.bus import Bus
@@ -76,6 +77,7 @@ app.add_typer(models_cli.app, name="models")
 app.add_typer(jobs_cli.app, name="jobs")
 app.add_typer(jobs_cli.functions, name="functions")
 app.add_typer(jobs_cli.schedules, name="schedules")
+app.add_typer(triggers_cli.app, name="triggers")
 app.add_typer(dead_cli.app, name="dead")
 app.add_typer(tokens_cli.app, name="tokens")
 app.command()(worker_cli.worker)

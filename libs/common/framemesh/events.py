@@ -10,7 +10,7 @@ from typing import Any, cast
 from redis.asyncio import Redis
 
 from framemesh.bus import Bus
-from framemesh.messages import Event
+from framemesh.messages import Event, Told
 from framemesh.subjects import EVENTS
 
 KEY = "events"
@@ -84,7 +84,8 @@ class EventStore:
     async def rebuild(self, bus: Bus) -> int:
         """Project EVENTS again, for a Redis that was wiped. Returns the number of messages read."""
         count = 0
-        async for stored in bus.read(EVENTS.name, "events.*", 1, Event):
-            await self.save(stored.message)
-            count += 1
+        async for stored in bus.read(EVENTS.name, "events.*", 1, Told):
+            if stored.message.event:
+                await self.save(stored.message.event)
+                count += 1
         return count

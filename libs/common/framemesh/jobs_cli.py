@@ -61,7 +61,7 @@ class Desk:
 
 
 @asynccontextmanager
-async def _desk(data: Path | None) -> AsyncIterator[Desk]:
+async def connected(data: Path | None) -> AsyncIterator[Desk]:
     bus, registry = await clients(mesh_settings(data))
     try:
         jobs = Jobs(bus, registry.redis)
@@ -86,10 +86,10 @@ def submit(
     data: DataOption = None,
 ) -> None:
     """Put a job down; prints its id. With `--wait` the exit status is 1 when it fails."""
-    made, values = _plan(plan), _input(given or [])
+    made, values = read_plan(plan), read_input(given or [])
 
     async def work() -> Job:
-        async with _desk(data) as desk:
+        async with connected(data) as desk:
             job = await desk.jobs.submit(made, values, owner=owner, priority=priority, key=key)
             typer.echo(job.id)
             return await _follow(desk, job.id) if wait else job
@@ -121,7 +121,7 @@ def list_jobs(
         return head.parent is None and status in {None, head.status} and owner in {None, head.owner}
 
     async def work() -> list[Job]:
-        async with _desk(data) as desk:
+        async with connected(data) as desk:
             read = desk.bus.read(subjects.JOBS.name, subjects.job_state("*"), 1, _Head)
             heads = [stored.message async for stored in read if wanted(stored.message)]
             newest = sorted(heads, key=lambda head: head.created, reverse=True)[:limit]
@@ -163,7 +163,7 @@ def logs(job_id: JobArgument, as_json: JsonLinesOption = False, data: DataOption
     """Print what the job's steps logged."""
 
     async def work() -> bool:
-        async with _desk(data) as desk:
+        async with connected(data) as desk:
             await desk.bus.declare(subjects.JOBLOGS)
             silent = True
             async for lines in desk.jobs.logs(job_id):
@@ -187,7 +187,7 @@ def watch(job_id: JobArgument, data: DataOption = None) -> None:
     """Show a job's progress until it is over; exit status 1 when it fails."""
 
     async def work() -> Job:
-        async with _desk(data) as desk:
+        async with connected(data) as desk:
             return await _follow(desk, job_id)
 
     _end(run_until(work()))
@@ -202,7 +202,7 @@ def cancel(
     """End a job: what runs is ended, what waits is taken back."""
 
     async def work() -> Job:
-        async with _desk(data) as desk:
+        async with connected(data) as desk:
             return await desk.jobs.cancel(job_id, reason)
 
     out.print(f"{job_id} is {run_until(work()).status}")
@@ -213,14 +213,14 @@ def retry(job_id: JobArgument, data: DataOption = None) -> None:
     """Let a job that failed, or was cancelled, go on from the step that failed."""
 
     async def work() -> Job:
-        async with _desk(data) as desk:
+        async with connected(data) as desk:
             return await desk.jobs.retry(job_id)
 
     out.print(f"{job_id} is {run_until(work()).status}")
 
 
 async def _get(data: Path | None, job_id: str) -> Job:
-    async with _desk(data) as desk:
+    async with connected(data) as desk:
         return await desk.jobs.get(job_id)
 
 
@@ -286,7 +286,7 @@ def _clock(moment: float) -> str:
     return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", local)
 
 
-def _plan(path: Path) -> Plan:
+def read_plan(path: Path) -> Plan:
     """Read a plan. Raises FramemeshError that names the field."""
     import yaml  # noqa: PLC0415 - takes long to import
 
@@ -301,7 +301,7 @@ def _plan(path: Path) -> Plan:
         raise FramemeshError(f"{path}: {invalid(Plan, error)}") from None
 
 
-def _input(parts: list[str]) -> dict[str, Any]:
+def read_input(parts: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in parts:
         if part.startswith("@"):
@@ -335,7 +335,7 @@ def list_functions(as_json: JsonOption = False, data: DataOption = None) -> None
     """Show every function that a worker has ever had, how many steps wait, and what has been set."""
 
     async def work() -> tuple[list[dict[str, Any]], dict[str, int]]:
-        async with _desk(data) as desk:
+        async with connected(data) as desk:
             known = await desk.jobs.functions.all()
             return [each.model_dump() for each in known.values()], await desk.jobs.functions.waiting()
 
@@ -387,7 +387,7 @@ def limit(
 
 def _set(data: Path | None, name: str, **values: object) -> None:
     async def work() -> str:
-        async with _desk(data) as desk:
+        async with connected(data) as desk:
             return (await desk.jobs.functions.change(name, **values)).summary
 
     out.print(f"{name}: {run_until(work())}")
@@ -401,7 +401,7 @@ def list_schedules(as_json: JsonOption = False, data: DataOption = None) -> None
     """Show every schedule."""
 
     async def work() -> list[Schedule]:
-        async with _desk(data) as desk:
+        async with connected(data) as desk:
             return await Schedules(desk.bus).all()
 
     found = run_until(work())
@@ -434,12 +434,14 @@ def add(
     """Make a job again and again. While no jobs service runs, one of several missed runs is made up for."""
     values = {"name": name, "cron": cron, "zone": zone, "owner": owner, "priority": priority}
     try:
-        made = Schedule.model_validate({**values, "plan": _plan(plan).model_dump(), "input": _input(given or [])})
+        made = Schedule.model_validate(
+            {**values, "plan": read_plan(plan).model_dump(), "input": read_input(given or [])}
+        )
     except ValidationError as error:
         raise FramemeshError(invalid(Schedule, error)) from None
 
     async def work() -> None:
-        async with _desk(data) as desk:
+        async with connected(data) as desk:
             await desk.jobs.check(made.plan, made.input)
             await Schedules(desk.bus).put(made)
 
@@ -452,7 +454,7 @@ def rm(name: Annotated[str, typer.Argument(show_default=False)], data: DataOptio
     """Remove a schedule; jobs that it has made go on."""
 
     async def work() -> None:
-        async with _desk(data) as desk:
+        async with connected(data) as desk:
             await Schedules(desk.bus).remove(name)
 
     run_until(work())
@@ -464,7 +466,7 @@ def run(name: Annotated[str, typer.Argument(show_default=False)], data: DataOpti
     """Make a schedule's job now, beside its times."""
 
     async def work() -> None:
-        async with _desk(data) as desk:
+        async with connected(data) as desk:
             await Schedules(desk.bus).run(name)
 
     run_until(work())

@@ -98,9 +98,9 @@ def begin(container: InputContainer) -> float:
     return min(starts, default=0.0)
 
 
-def frames(container: InputContainer, stream: VideoStream | AudioStream) -> Iterator[Any]:
+def frames(container: InputContainer, *streams: VideoStream | AudioStream) -> Iterator[Any]:
     """Every frame that can be decoded: a broken packet costs itself, a cut file its rest."""
-    packets = container.demux(stream)
+    packets = container.demux(*streams)
     while True:
         try:
             packet = next(packets, None)

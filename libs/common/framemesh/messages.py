@@ -9,7 +9,16 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticSerializationError, to_json
 
 SOURCE_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
@@ -444,6 +453,43 @@ class Event(Message):
     reason: str = ""
 
 
+class MediaState(StrEnum):
+    """What became of a medium that was uploaded, or deleted."""
+
+    READY = "ready"  # it can be played, and found where there is a search
+    FAILED = "failed"  # `reason` says why; what was published before stays
+    DELETED = "deleted"
+
+
+class MediaEvent(Message):
+    """Something happened to a medium (``events.media``)."""
+
+    kind: Literal["media"] = "media"
+    media: str = Field(pattern=SOURCE_PATTERN)
+    version: int = Field(ge=0, description="Counts what was asked for; 0 where the event did not say what of")
+    job: str
+    state: MediaState
+    title: str = ""
+    source: str = ""
+    playlist: str = Field("", description="Path of its playlist, at the gateway")
+    duration_s: float | None = None
+    indexed: int | None = Field(None, description="Passages that can be found; null without a search")
+    reason: str = ""
+    timestamp: float
+
+
+class Told(Message):
+    """What lies on ``events.*``: of what was seen the event; of media nothing, as it is no matter of a source's."""
+
+    event: Event | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sorted(cls, value: Any) -> Any:
+        kind = value.get("kind") if isinstance(value, dict) else None
+        return {} if kind == "media" else {"event": value}
+
+
 class DeadLetter(Message):
     """What could not be processed (``dead.<stream>.<subject>``)."""
 
@@ -551,6 +597,7 @@ WIRE: tuple[type[Message], ...] = (
     Result,
     SourceState,
     Event,
+    MediaEvent,
     DeadLetter,
     Heartbeat,
     SearchRequest,

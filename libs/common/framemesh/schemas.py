@@ -31,6 +31,7 @@ from framemesh.messages import (
     Event,
     Frame,
     Heartbeat,
+    MediaEvent,
     Medium,
     Message,
     Result,
@@ -38,11 +39,13 @@ from framemesh.messages import (
     Task,
 )
 from framemesh.settings import Settings, ttl_seconds
+from framemesh.steps.derivations import Derivation
 from framemesh.steps.job import Job, StepTask
 from framemesh.steps.joblog import LogLines
 from framemesh.steps.lanes import Slot
 from framemesh.steps.schedules import JobRequest, Schedule
 from framemesh.steps.switchboard import FunctionState
+from framemesh.steps.triggers import Subscription, TriggerEvent
 from framemesh.subjects import Stream
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -52,7 +55,18 @@ DUPLICATE_WINDOW = 120.0
 ASYNCAPI = "asyncapi.yaml"
 SUFFIX = ".schema.json"
 
-JOBS_WIRE: tuple[type[Message], ...] = (Job, StepTask, JobRequest, Schedule, FunctionState, Slot, LogLines)
+JOBS_WIRE: tuple[type[Message], ...] = (
+    Job,
+    StepTask,
+    JobRequest,
+    Schedule,
+    TriggerEvent,
+    Subscription,
+    FunctionState,
+    Slot,
+    LogLines,
+    Derivation,
+)
 """What travels for durable jobs."""
 ALL = WIRE + JOBS_WIRE
 
@@ -80,6 +94,9 @@ _PARAMETERS = {
     "priority": "`high`, `normal` or `low`",
     "name": "Name of the schedule; of a trigger any name",
     "number": "Which of the function's slots, counted from 0",
+    "trigger": "Name of a trigger, up to four words with dots between them: media.uploaded",
+    "scope": "What an output is remembered with, such as a medium",
+    "digest": "Hash of the input",
 }
 _MSG_ID = "Nats-Msg-Id"
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
@@ -205,6 +222,16 @@ CHANNELS = (
         traced=False,
     ),
     Channel(
+        "mediaEvents",
+        subjects.events("media"),
+        subjects.EVENTS,
+        MediaEvent,
+        "A medium can be played, could not be made, or was deleted. `kind` tells it from an event of a source that "
+        "is called media.",
+        "<media>/<job>/<state>",
+        traced=False,
+    ),
+    Channel(
         "sources",
         subjects.source_state("{source}"),
         subjects.SOURCES,
@@ -296,6 +323,34 @@ CHANNELS = (
             "Nats-Scheduler": "Subject of the schedule, where the server published it",
             "Nats-Schedule-Next": "When the server does so next, RFC 3339",
         },
+    ),
+    Channel(
+        "triggers",
+        subjects.trigger("{trigger}"),
+        subjects.TRIGGERS,
+        TriggerEvent,
+        "Something happened: it starts the plan that is subscribed to the trigger, whose name may have dots. It lies "
+        "here until it is a job. A full stream refuses it. What cannot become a job, or whose job fails, is a dead "
+        "letter.",
+        traced=False,
+        options={_MSG_ID: "The same id within ten minutes: the same event"},
+    ),
+    Channel(
+        "jobSubscriptions",
+        subjects.job_subscription("{trigger}"),
+        subjects.JOBS,
+        Subscription,
+        "The plan that a trigger starts, until it is removed.",
+        traced=False,
+    ),
+    Channel(
+        "derivations",
+        subjects.derived("{scope}", "{function}", "{digest}"),
+        subjects.DERIVATIONS,
+        Derivation,
+        "What a function gave for an input in a scope. `digest` is that of the input: SHA-256 of its JSON with "
+        "sorted keys and no spaces, the first 32 hexadecimal digits.",
+        traced=False,
     ),
     Channel(
         "jobSlots",
@@ -402,6 +457,8 @@ OPERATIONS = (
     Operation("client", "send", "jobSteps", "Whoever submits a job: the first ones."),
     Operation("client", "send", "jobTriggers", "Anybody who wants a job, without waiting for it to be checked."),
     Operation("client", "send", "jobSchedules", "As `framemesh schedules add` does."),
+    Operation("client", "send", "triggers", "Anybody who wants the plan started that is subscribed to it."),
+    Operation("client", "send", "jobSubscriptions", "As `framemesh triggers add` does."),
     Operation("client", "send", "jobFunctions", "As `framemesh functions pause`, `resume` and `limit` do."),
     Operation("client", "send", "jobSlots", "As many as a function may do at a time, when that is set."),
     Operation("client", "receive", "jobStates", "As `framemesh jobs show` does, without a consumer."),
@@ -427,7 +484,19 @@ OPERATIONS = (
     Operation("service", "send", "jobSlots", "Workers of steps, for a function that has a bound from the first."),
     Operation("service", "send", "jobFunctions", "Workers of steps, when they start."),
     Operation("service", "receive", "jobFunctions", "Workers of steps look every 2 s, without a consumer."),
+    Operation("service", "receive", "derivations", "Workers of steps that are remembered, without a consumer."),
+    Operation("service", "send", "derivations", "Workers of steps that are remembered."),
     Operation("service", "send", "jobLogs", "Workers of steps, twice a second while a step logs."),
+    Operation(
+        "jobs",
+        "receive",
+        "triggers",
+        f"Pulls with the durable consumer `{subjects.event_consumer().name}`, which all replicas share.",
+    ),
+    Operation("jobs", "receive", "jobSubscriptions", "Looks up that of each event, without a consumer."),
+    Operation("jobs", "send", "dead", "For the event of a job that has failed."),
+    Operation("media", "send", "mediaEvents", "When a medium is published, could not be, or was deleted."),
+    Operation("subscriber", "receive", "mediaEvents", "Anybody: an ordered consumer, or a plain subscription."),
     Operation("jobs", "receive", "jobUpdates", "To know that there is something to read."),
     Operation("jobs", "receive", "jobStates", "Reads them on into the database, without a consumer."),
     Operation("jobs", "send", "jobStates", "For the jobs that triggers ask for."),

@@ -124,6 +124,21 @@ def job_trigger(name: str) -> str:
     return f"jobs.trigger.{name}"
 
 
+def job_subscription(trigger: str) -> str:
+    """Subject of the plan that a trigger starts; ``trigger`` may have dots."""
+    return f"jobs.subscription.{trigger}"
+
+
+def trigger(name: str) -> str:
+    """Subject of the events that start the plan subscribed to them; ``name`` may have dots: media.uploaded."""
+    return f"triggers.{name}"
+
+
+def derived(scope: str, function: str, digest: str) -> str:
+    """Subject of what a function gave for an input in a scope, such as a medium."""
+    return f"derived.{scope}.{function}.{digest}"
+
+
 def job_slot(function: str, number: int | str) -> str:
     """Subject of one of the slots of a function whose concurrency is limited."""
     return f"jobs.slot.{function}.{number}"
@@ -341,6 +356,7 @@ JOBS = Stream(
             job_step("*", "*", "*", "*"),
             "jobs.sched.>",
             job_trigger("*"),
+            job_subscription(">"),
             job_slot("*", "*"),
             job_function("*"),
         ],
@@ -365,6 +381,33 @@ JOBLOGS = Stream(
         storage=StorageType.FILE,
         max_age=30 * DAY,
         max_bytes=512 * MIB,
+        allow_direct=True,
+    )
+)
+
+TRIGGERS = Stream(
+    StreamConfig(
+        name="TRIGGERS",
+        description="Events that start jobs, until they are jobs",
+        subjects=[trigger(">")],
+        retention=RetentionPolicy.WORK_QUEUE,
+        storage=StorageType.FILE,
+        max_bytes=1024 * MIB,
+        discard=DiscardPolicy.NEW,  # what was taken is never dropped: a full stream refuses, and its publisher knows
+        duplicate_window=10 * MINUTE,
+        allow_direct=True,
+    )
+)
+
+DERIVATIONS = Stream(
+    StreamConfig(
+        name="DERIVATIONS",
+        description="What functions gave for an input, so that the same is not done twice",
+        subjects=[derived("*", "*", "*")],
+        storage=StorageType.FILE,
+        max_msgs_per_subject=1,
+        max_bytes=1024 * MIB,
+        discard=DiscardPolicy.OLD,  # what is forgotten is done again
         allow_direct=True,
     )
 )
@@ -438,6 +481,11 @@ def step_consumer(function: str, priority: str) -> Consumer:
 def trigger_consumer() -> Consumer:
     """What asks for jobs, shared by all that make them."""
     return _consumer(JOBS, "triggers", ack_wait=15, filter_subject=job_trigger("*"))
+
+
+def event_consumer() -> Consumer:
+    """Events that shall be jobs, shared by all that make them."""
+    return _consumer(TRIGGERS, "jobs", ack_wait=30, filter_subject=trigger(">"))
 
 
 def slot_consumer(function: str) -> Consumer:

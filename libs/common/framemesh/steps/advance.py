@@ -8,6 +8,8 @@ not have been sent yet.
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +25,7 @@ from framemesh.steps.job import (
     place,
 )
 from framemesh.steps.mapping import MappingError, resolve
-from framemesh.steps.plan import MOST_ITEMS, ON_FAILURE, Step, ended_before
+from framemesh.steps.plan import MOST_ITEMS, NAME_PATTERN, ON_FAILURE, Step, ended_before
 from framemesh.steps.text import writable
 
 LONGEST_ERROR = 4096
@@ -73,9 +75,16 @@ class Failure:
 
 def begin(job: Job, now: float) -> list[Order]:
     """A job has been accepted."""
-    if not job.steps:
-        job.steps = {name: StepState() for name in job.plan.steps}
+    job.steps = {name: job.steps.get(name) or StepState() for name in job.plan.steps}
     return [] if job.parked else _unlock(job, now)
+
+
+def skip_absent(job: Job, functions: Collection[str]) -> None:
+    """A new job goes on without its optional steps whose functions there are not."""
+    for name, step in job.plan.steps.items():
+        if step.optional and step.function and step.function not in functions:
+            why = f"no worker has ever had a function {step.function!r}"
+            job.steps[name] = StepState(status=StepStatus.SKIPPED, error=why, ended=job.created)
 
 
 def admitted(job: Job, now: float) -> list[Order]:
@@ -440,6 +449,14 @@ def known(job: Job) -> dict[str, Any]:
         "steps": {name: state.output for name, state in job.steps.items()},
         "error": job.error,
     }
+
+
+def scope(job: Job, step: str) -> str | None:
+    """In which scope what a step gives is remembered; None where it is not. Raises MappingError."""
+    found = resolve(job.step_of(step).remember, known(job))
+    if found is not None and not re.fullmatch(NAME_PATTERN, str(found)):
+        raise MappingError(f"remember: {str(found)[:80]!r} is no name of a scope: want letters, digits, - and _")
+    return None if found is None else str(found)
 
 
 def step_input(job: Job, step: str, item: int | None) -> dict[str, Any]:

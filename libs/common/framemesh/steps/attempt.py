@@ -22,6 +22,7 @@ from framemesh.steps import advance
 from framemesh.steps.advance import Failure, Order
 from framemesh.steps.children import Children
 from framemesh.steps.context import Blobs, Cancelled, Context
+from framemesh.steps.derivations import Derivations
 from framemesh.steps.functions import Function, Skip, failure, unexpected
 from framemesh.steps.hands import Hands
 from framemesh.steps.job import Job, StepTask
@@ -52,6 +53,9 @@ class Means:
     children: Children
     scratch: Path
     """Where the folders of its tries are made."""
+    derivations: Derivations
+    kept_s: float
+    """How long what a function gave may be remembered."""
     worker: str
     may_go_on: Callable[[Order, Hands], Doing | None]
     """What does a step here, if it may begin here at once; the hand that asks will be free."""
@@ -131,15 +135,18 @@ class Attempt:
         if deaths := await self._deaths():
             return self._failed(Failure(f"the worker's process ended {deaths} times at this step", retry=False))
         try:
-            given = advance.step_input(job, task.step, task.item)
+            given, scope = advance.step_input(job, task.step, task.item), advance.scope(job, task.step)
         except MappingError as error:
             return self._failed(Failure(f"input: {error}", retry=False))
-        return await self._outcome(given, job.step_of(task.step).timeout or self._doing.seconds)
+        return await self._outcome(given, job.step_of(task.step).timeout or self._doing.seconds, scope)
 
-    async def _outcome(self, given: Any, seconds: float) -> Event:
+    async def _outcome(self, given: Any, seconds: float, scope: str | None) -> Event:
         kept = JobLog(self._means.store.bus, self._task)
         try:
-            output = await self._run(given, seconds, kept)
+            if scope is None:
+                output = await self._run(given, seconds, kept)
+            else:
+                output = await self._remembered(scope, given, seconds, kept)
         except (Cancelled, asyncio.CancelledError):
             if not self._unwanted:
                 raise  # the worker stops: somebody else will do it
@@ -177,6 +184,16 @@ class Attempt:
         return count - 1 if count > MOST_DEATHS else 0
 
     # -- meanwhile ----------------------------------------------------------------------------------
+
+    async def _remembered(self, scope: str, given: Any, seconds: float, kept: JobLog) -> Any:
+        """What the function gave for this before, else what it gives now."""
+        memory, name, job = self._means.derivations, self._doing.function.name, self._task.job
+        if found := await memory.recall(scope, name, given, job):
+            kept.info("the same as before: its output is taken again")
+            return found.output
+        output = await self._run(given, seconds, kept)
+        await memory.keep(scope, name, given, output, job, self._means.kept_s)
+        return output
 
     async def _run(self, given: Any, seconds: float, kept: JobLog) -> Any:
         context = Context.of(self._task, kept, self._means.blobs, self._say, self._means.scratch)

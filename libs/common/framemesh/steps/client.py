@@ -45,9 +45,11 @@ class Jobs:
         owner: str = "nobody",
         priority: Priority = Priority.NORMAL,
         key: str | None = None,
+        trigger: str = "",
     ) -> Job:
         """Put a job down; it begins at once. With the same ``key`` and owner it is the same job, as it stands now.
 
+        An optional step whose function no worker has ever had is skipped from the beginning.
         Raises PlanError when the plan cannot be worked off, FramemeshError for what cannot be kept.
         """
         await self.check(plan, given or {})
@@ -59,14 +61,16 @@ class Jobs:
                 priority=priority,
                 input=given or {},
                 created=time.time(),
+                trigger=trigger,
             )
         except ValidationError as error:
             raise FramemeshError(invalid(Job, error)) from None
+        advance.skip_absent(job, self._known)
         if not await self.store.create(job):
             return await self.store.get(job.id)
         return job
 
-    async def check(self, plan: Plan, given: dict[str, Any]) -> None:
+    async def check(self, plan: Plan, given: dict[str, Any] | None) -> None:
         """Raise PlanError, with the step and the fix, when the plan cannot be worked off with that input."""
         if not plan.functions() <= self._known:
             self._known = set(await self.functions.all())

@@ -131,6 +131,7 @@ class Job(_Record):
     failed_step: str = Field("", description="The step that the job failed at")
     last_words: int = Field(0, ge=0, description="Tries of on_failure before somebody asked for the job again")
     parent: Parent | None = None
+    trigger: str = Field("", max_length=256, description="Name of the trigger whose event asked for it")
     parked: bool = Field(False, description="Whether it waits for the owner's other jobs before it begins")
 
     def json_bytes(self) -> bytes:

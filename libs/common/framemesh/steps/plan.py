@@ -71,11 +71,18 @@ class Step(_Part):
     status: str | None = Field(
         None, pattern=NAME_PATTERN, description="What the job's status is called while this step runs"
     )
+    remember: str | None = Field(
+        None,
+        description="Reference to a scope, e.g. $input.media: what the function gave in it for the same input is "
+        "taken again, without doing it",
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         if (self.function is None) == (self.plan is None):
             raise ValueError("give either function or plan")
+        if self.remember is not None and self.plan:
+            raise ValueError("remember is for functions: what a sub-job's steps give is remembered there")
         return self
 
 
@@ -150,11 +157,12 @@ def _check_step(
     depth: int,
     roots: Collection[str] = (),
 ) -> None:
-    if functions is not None and step.function and step.function not in functions:
+    if functions is not None and step.function and step.function not in functions and not step.optional:
         known = ", ".join(sorted(functions)) or "none yet: start a worker that has it"
         raise PlanError(f"{where}: no worker has ever had a function {step.function!r}; known: {known}")
     roots = {*roots, "item", "index"} if step.over is not None else set(roots)
     _check_references(where, step.input, before, given, roots)
+    _check_references(where, step.remember, before, given, roots)
     if step.over is not None:
         if not references(step.over):
             raise PlanError(f"{where}: over must be a reference to a list, e.g. $steps.split.parts")

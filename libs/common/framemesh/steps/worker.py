@@ -19,6 +19,7 @@ from framemesh.steps.admission import Admission
 from framemesh.steps.advance import Order
 from framemesh.steps.attempt import Attempt, Doing, Means
 from framemesh.steps.children import Children
+from framemesh.steps.derivations import Derivations, kept_seconds
 from framemesh.steps.files import COLLECTION
 from framemesh.steps.functions import Function
 from framemesh.steps.hands import Hands
@@ -55,7 +56,7 @@ class StepWorker(Service[S]):
         """Say which functions there are."""
         self._store = JobStore(self.bus, Admission(self.registry.redis))
         await self._store.declare()
-        await self.bus.declare(subjects.JOBLOGS)
+        await self.bus.declare(subjects.JOBLOGS, subjects.DERIVATIONS)
         self._blobs = BlobStore(self.settings.master_url, collection=COLLECTION, ttl=self.settings.jobs_ttl)
         self._children = Children(self.settings.master_url, self.settings.jobs_ttl)
         self._attempts: set[Attempt] = set()
@@ -66,8 +67,8 @@ class StepWorker(Service[S]):
         self._lanes: dict[str, Lanes] = {}
         self._scratch = await asyncio.to_thread(Scratch.open)
         self._means = Means(
-            self._store, self.registry, self._blobs, self._children, self._scratch.path, self.instance,
-            self._may_go_on,
+            self._store, self.registry, self._blobs, self._children, self._scratch.path, Derivations(self.bus),
+            kept_seconds(self.settings.jobs_ttl), self.instance, self._may_go_on,
         )  # fmt: skip
         await self.bus.client.subscribe(subjects.job_cancelled("*"), cb=self._on_cancelled)
 
