@@ -12,6 +12,8 @@ import av
 import cv2
 import numpy as np
 import simplejpeg
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
 
 from framemesh import assets, audio
 from framemesh.inference import Worker
@@ -108,23 +110,28 @@ def _listen(model: str, seq: int, cut: audio.Cut) -> AudioTask:
 # -- a video of somebody who talks ---------------------------------------------------------------------
 
 
-def talk(path: Path, sound: audio.Samples) -> None:
-    """Write a video of a face, as long as the sound that goes with it, mono of 16 kHz."""
+def talk(path: Path, sound: audio.Samples | None = None, *, seconds: float = 0.0) -> None:
+    """Write a video of a face, as long as the sound that goes with it, mono of 16 kHz; or so long, and silent."""
+    count = round(TALK_FRAMES_A_SECOND * (seconds if sound is None else len(sound) / audio.RATE))
     with av.open(str(path), "w", format="matroska") as out:
         seen = out.add_stream("mpeg4", TALK_FRAMES_A_SECOND)
-        heard = out.add_stream("aac", audio.RATE, layout="mono")
+        heard = None if sound is None else out.add_stream("aac", audio.RATE, layout="mono")
         seen.width, seen.height, seen.pix_fmt, seen.bit_rate = 640, 360, "yuv420p", 6_000_000
-        count = TALK_FRAMES_A_SECOND * len(sound) // audio.RATE
         for number, image in zip(range(count), _forth_and_back(assets.ensure("face")), strict=False):
             frame = av.VideoFrame.from_ndarray(image, "rgb24")
             frame.pts, frame.time_base = number, Fraction(1, TALK_FRAMES_A_SECOND)
             out.mux(seen.encode(frame))
-        for at in range(0, len(sound), 1024):
-            piece = av.AudioFrame.from_ndarray(sound[None, at : at + 1024], "fltp", "mono")
-            piece.sample_rate, piece.pts, piece.time_base = audio.RATE, at, Fraction(1, audio.RATE)
-            out.mux(heard.encode(piece))
         out.mux(seen.encode(None))
-        out.mux(heard.encode(None))
+        if heard is not None and sound is not None:
+            _mux_sound(out, heard, sound)
+
+
+def _mux_sound(out: OutputContainer, stream: AudioStream, sound: audio.Samples) -> None:
+    for at in range(0, len(sound), 1024):
+        piece = av.AudioFrame.from_ndarray(sound[None, at : at + 1024], "fltp", "mono")
+        piece.sample_rate, piece.pts, piece.time_base = audio.RATE, at, Fraction(1, audio.RATE)
+        out.mux(stream.encode(piece))
+    out.mux(stream.encode(None))
 
 
 def _forth_and_back(video: Path) -> Iterator[Any]:

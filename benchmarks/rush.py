@@ -34,7 +34,7 @@ from framemesh.terminal import run_until
 
 USERS = 100
 SECONDS = 3.6
-"""Of the clip: it ends between two words."""
+"""Of the clip: "And so, my fellow Americans. And", which Whisper's tiniest hears right."""
 LISTENERS = 10
 HANDS = {"media": 5, "transcribe.steps": 4, "face.steps": 4, "voice.steps": 3, "analyst": 3}
 """Steps of one function at a time. Media has two functions and the analyst three: 30 in all."""
