@@ -14,6 +14,7 @@ from aiohttp import web
 
 from framemesh.blobs import BlobError, BlobMissing
 from framemesh.database.images import Image, Thumbnail
+from framemesh.errors import FramemeshError
 from framemesh.images import TYPES, thumbnail_key, thumbnail_keys
 from framemesh.labels import checked_label
 from framemesh.steps.plan import NAME_PATTERN
@@ -126,8 +127,10 @@ async def show(call: Call) -> web.Response:
 async def _image(call: Call) -> Image:
     """The picture that the path names. Raises Problem."""
     collection = _collection(call)
-    with of_images():
+    try:
         name = checked_label(call.request.match_info["name"], "name")
+    except FramemeshError as error:
+        raise Problem(404, str(error), field="name") from error
     image = await call.desk.images.find(collection, name)
     if image is None:
         raise Problem(

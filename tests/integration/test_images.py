@@ -286,6 +286,7 @@ async def test_what_is_not_there_is_named(ann: Client, album: str, service: Imag
     assert "'sync' is no field of the form; it takes: file, collection, name, async" in answer.body["detail"]
 
 
+@pytest.mark.filterwarnings("ignore:unread_data:DeprecationWarning")  # aiohttp's, of what it calls itself
 async def test_a_file_over_the_limit_is_refused_while_it_is_read(
     site: Site, ann: Client, album: str, service: Images
 ) -> None:
