@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,9 @@ _TYPES = {
 }  # fmt: skip
 """MIME subtypes by FFmpeg's name of the format."""
 _RIGHT_ANGLE = 90
+MOST_TAGS, MOST_TAG = 32, 200
+WIDEST = 4
+"""Pixels that are wider by more, or higher, are a slip of the file's."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class Probe:
     has_video: bool
     container: str
     content_type: str
+    codecs: tuple[str, ...] = ()
+    tags: dict[str, str] = field(default_factory=dict)
+    """What the file says of itself: title, artist …"""
 
 
 def probe(path: Path) -> Probe:
@@ -57,16 +63,22 @@ def probe(path: Path) -> Probe:
             has_video=width > 0,
             container=container.format.name,
             content_type=_content_type(container.format.name, video=width > 0),
+            codecs=tuple(each.codec_context.name for each in (pictures if width else None, sound) if each),
+            tags={
+                name[:MOST_TAG]: value[:MOST_TAG] for name, value in list(container.metadata.items())[:MOST_TAGS]
+            },
         )
 
 
 def _size(container: InputContainer, stream: VideoStream) -> tuple[int, int]:
-    """Width and height of the upright picture; zeros when none can be decoded."""
+    """Width and height of the upright picture, in square pixels; zeros when none can be decoded."""
     frame = mediafile.first_picture(container, stream)
     if frame is None:
         return 0, 0
+    wide = stream.sample_aspect_ratio
+    width = round(frame.width * wide) if wide and WIDEST**-1 < wide < WIDEST else frame.width
     turned = abs(frame.rotation) == _RIGHT_ANGLE
-    return (frame.height, frame.width) if turned else (frame.width, frame.height)
+    return (frame.height, width) if turned else (width, frame.height)
 
 
 def _content_type(container: str, *, video: bool) -> str:

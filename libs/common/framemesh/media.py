@@ -44,8 +44,19 @@ def upload_plan() -> Plan:
     has been made of the same bytes before is taken again.
     """
     steps: dict[str, dict[str, Any]] = {
+        "registering": {
+            "input": _ABOUT | {name: f"$input.{name}?" for name in ("version", "owner")},
+            "timeout": 60.0,
+            "retry": _WHOLE,
+        },
         "fetching-media": {
-            "input": _ABOUT | {name: f"$input.{name}?" for name in ("url", "upload", "version", "owner")},
+            "after": ["registering"],
+            "input": {
+                "url": "$input.url?",
+                "upload": "$input.upload?",
+                "version": "$steps.registering.version?",
+                "known": "$steps.registering.known?",
+            },
             "timeout": 2 * _HOUR,
             "retry": _WHOLE,
         },
@@ -55,7 +66,7 @@ def upload_plan() -> Plan:
                 "media": "$input.media",
                 **{
                     name: f"$steps.fetching-media.{name}?"
-                    for name in ("video", "duration_s", "renditions", "loudness")
+                    for name in ("video", "sha256", "duration_s", "renditions", "loudness")
                 },
             },
             "timeout": 12 * _HOUR,
@@ -128,7 +139,7 @@ def upload_plan() -> Plan:
 
 @cache
 def delete_plan() -> Plan:
-    """A medium is to be forgotten: out of the index, then all that was made of it. Its input: ``media``, ``version``."""
+    """A medium is to be forgotten: out of the index, then all that was made of it. Its input: ``media``."""
     given = {"media": "$input.media", "version": "$input.version?"}
     steps: dict[str, Any] = {
         "unindex": {
