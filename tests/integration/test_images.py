@@ -316,6 +316,24 @@ async def test_a_file_over_the_limit_is_refused_while_it_is_read(
     assert "images_max_mb" in too_large.body["detail"]
 
 
+async def test_a_client_that_hangs_is_let_go_and_leaves_nothing(
+    ann: Client, album: str, service: Images, means: Means, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.gateway.patience.MOST_S", 0.5)
+    before = await keys(means.bucket)
+
+    async def hanging() -> AsyncIterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n' + JPEG[:2000]
+        await asyncio.sleep(60)
+
+    headers = ann.headers | {"Content-Type": "multipart/form-data; boundary=x"}
+    async with ann.session.post(f"{ann.base}/file_upload", data=hanging(), headers=headers) as answer:
+        assert answer.status == 400
+        assert "send the request again" in (await answer.json())["detail"]
+    assert await keys(means.bucket) == before
+    assert (await ann.get(f"/images/{album}")).body["images"] == []
+
+
 async def test_what_is_anothers_is_seen_but_not_deleted(
     ann: Client, bob: Client, album: str, service: Images
 ) -> None:
