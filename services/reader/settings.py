@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from framemesh.messages import SOURCE_PATTERN, Delivery
+from framemesh.messages import MEDIA_EVENTS, SOURCE_PATTERN, Delivery, free_source
 from framemesh.settings import Settings
 from framemesh.spool import default_folder
 from framemesh.subjects import source_name
@@ -68,6 +68,11 @@ class ReaderSettings(Settings):
         """Also by the class's name, as older ``.env`` files have it."""
         return {"avreader": "av", "opencvreader": "opencv"}.get(str(value).lower(), value)
 
+    @field_validator("source")
+    @classmethod
+    def _free(cls, value: str) -> str:
+        return free_source(value)
+
     @model_validator(mode="after")
     def _overlap_fits(self) -> Self:
         if 2 * self.audio_overlap > self.audio_window:
@@ -77,7 +82,8 @@ class ReaderSettings(Settings):
     @property
     def source_name(self) -> str:
         """The source's name, one subject token."""
-        return self.source or name_from(self.video_source)
+        name = self.source or name_from(self.video_source)
+        return f"{name}-1" if name == MEDIA_EVENTS else name  # of media.mp4, say
 
 
 def name_from(address: str) -> str:

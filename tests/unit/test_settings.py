@@ -173,6 +173,12 @@ def test_a_source_is_named_without_its_password(address: str, name: str) -> None
     assert load(ReaderSettings, video_source=address).source_name == name
 
 
+def test_no_source_has_the_name_of_what_becomes_of_media() -> None:
+    assert load(ReaderSettings, video_source="/clips/media.mp4").source_name == "media-1"
+    with pytest.raises(FramemeshError, match=r"source.*'media'"):
+        load(ReaderSettings, video_source="a.mp4", source="media")
+
+
 def test_a_password_in_the_path_is_no_part_of_the_name() -> None:
     address = "rtsp://10.0.0.5:554/user=admin_password=hunter2_channel=1"
     assert "hunter2" not in load(ReaderSettings, video_source=address).source_name

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -22,9 +23,21 @@ from pydantic import (
 from pydantic_core import PydanticSerializationError, to_json
 
 SOURCE_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+MEDIA_EVENTS = "media"
+"""Last token of the subject of events that are no source's."""
+
+
+def free_source(name: str) -> str:
+    """The name of a source, if it may be one. Raises ValueError."""
+    if name == MEDIA_EVENTS:
+        raise ValueError(f"a source cannot be called {name!r}: events.{name} is for what becomes of media")
+    return name
+
 
 SourceName = Annotated[
-    str, Field(pattern=SOURCE_PATTERN, description="Name of a camera or a file, one subject token")
+    str,
+    Field(pattern=SOURCE_PATTERN, description="Name of a camera or a file, one subject token"),
+    AfterValidator(free_source),
 ]
 ModelName = Annotated[
     str, Field(pattern=SOURCE_PATTERN, description="Kind of the model worker, e.g. DetectionInference")
@@ -479,7 +492,7 @@ class MediaEvent(Message):
 
 
 class Told(Message):
-    """What lies on ``events.*``: of what was seen the event; of media nothing, as it is no matter of a source's."""
+    """What lies on ``events.*``: of what was seen the event; of media nothing, which are no source's."""
 
     event: Event | None = None
 
