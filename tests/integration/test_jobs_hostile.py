@@ -20,6 +20,7 @@ from framemesh.steps.plan import Plan
 from framemesh.terminal import out, table
 from tests.integration import step_bodies
 from tests.integration.stepping import Begin, one, over
+from tests.samples import until
 
 J = JobStatus
 HALF = "\ud83d"
@@ -102,7 +103,15 @@ async def test_lines_of_a_log_are_kept_whatever_is_in_them(jobs: Jobs, begin: Be
     assert (len(found), found[0], found[-1]) == (302, "a name: ?", "the last")
 
 
-async def test_a_last_word_is_said_each_time_that_the_job_fails(jobs: Jobs, begin: Begin, name: str) -> None:
+async def acked(bus: Bus, job: Job) -> bool:
+    """Whether no message of its steps lies anywhere."""
+    info = await bus.stream_info("JOBS", subjects.job_step("*", "*", job.id, "*"))
+    return not (info and info.state.subjects)
+
+
+async def test_a_last_word_is_said_each_time_that_the_job_fails(
+    jobs: Jobs, begin: Begin, bus: Bus, name: str
+) -> None:
     words: list[tuple[int, str]] = []
 
     async def body(ctx: Context, given: Any) -> None:
@@ -120,6 +129,7 @@ async def test_a_last_word_is_said_each_time_that_the_job_fails(jobs: Jobs, begi
     async with begin(Function(name, body)):
         job = await jobs.submit(made)
         assert (await over(jobs, job)).status is J.FAILED
+        await until(lambda: acked(bus, job))
         await jobs.retry(job.id)
         assert (await over(jobs, job)).status is J.FAILED
     assert words == [(1, "it: the disk is full"), (2, "it: the disk is full")]
