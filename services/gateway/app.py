@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from framemesh.blobs import BlobError
 from framemesh.bus import BusError
 from framemesh.tokens import Token
-from services.gateway import handlers
+from services.gateway import handlers, tickets
 from services.gateway.bodies import MOST_JSON, read_query
 from services.gateway.desk import Call, Desk
 from services.gateway.problems import Problem, away, of_http
@@ -82,14 +82,27 @@ def _doorkeeper(desk: Desk) -> Any:
     @web.middleware
     async def middleware(request: web.Request, handler: Answering) -> web.StreamResponse:
         if request.path != HEALTH:
-            request[SECRET] = _bearer(request)
-            token = await desk.tokens.find(request[SECRET])
+            token = (
+                await _by_ticket(desk, request)
+                if "ticket" in request.match_info
+                else await _by_token(desk, request)
+            )
             if token is None:
                 raise _unauthorized("the token is not known, was revoked, or its time is over", "invalid_token")
             request[TOKEN] = token
         return await handler(request)
 
     return middleware
+
+
+async def _by_token(desk: Desk, request: web.Request) -> Token | None:
+    request[SECRET] = _bearer(request)
+    return await desk.tokens.find(request[SECRET])
+
+
+async def _by_ticket(desk: Desk, request: web.Request) -> Token | None:
+    request[SECRET] = ""
+    return await tickets.admitted(desk.tokens, request.match_info["ticket"], request.match_info["mediaId"])
 
 
 def _bearer(request: web.Request) -> str:

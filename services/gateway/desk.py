@@ -13,6 +13,7 @@ from framemesh.buckets import Bucket
 from framemesh.bus import Bus
 from framemesh.database.images import ImageTable
 from framemesh.database.jobs import JobTable, Place
+from framemesh.database.media import MediaTable
 from framemesh.database.tokens import TokenTable
 from framemesh.steps.client import Jobs
 from framemesh.steps.job import Job, JobStatus
@@ -37,6 +38,8 @@ class Desk:
     settings: GatewaySettings
     images: ImageTable
     bucket: Bucket
+    media: MediaTable
+    media_bucket: Bucket
     uploads: Room = field(init=False)
     streams: Room = field(init=False)
 

@@ -32,7 +32,8 @@ def matches(pattern: str, text: str) -> bool:
     return re.fullmatch(pattern.removeprefix("^").removesuffix("$"), text) is not None
 
 
-def _video_url(text: str) -> str:
+def media_url(text: str) -> str:
+    """An address that may be fetched from. Raises ValueError."""
     if not matches(URL_PATTERN, text):
         raise ValueError(
             "want http:// or https:// with a host, without user and password or spaces, "
@@ -56,13 +57,13 @@ def _key(text: str | None) -> str | None:
     return text
 
 
-class _Given(BaseModel):
+class Given(BaseModel):
     """What clients send: a field that is not known is a slip of the pen, so it is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=False)
 
 
-class Submission(_Given):
+class Submission(Given):
     """What every submission may say."""
 
     metadata: Annotated[dict[str, Any] | None, AfterValidator(_metadata)] = Field(
@@ -79,7 +80,7 @@ class Submission(_Given):
 class NewAnalysis(Submission):
     """A video to be fetched from an address."""
 
-    video_url: Annotated[str, AfterValidator(_video_url)] = Field(
+    video_url: Annotated[str, AfterValidator(media_url)] = Field(
         alias="videoURL",
         max_length=LONGEST_URL,
         description="http or https",
@@ -88,11 +89,11 @@ class NewAnalysis(Submission):
     )
 
 
-class NoQuery(_Given):
+class NoQuery(Given):
     """A path that takes no query."""
 
 
-class JobsQuery(_Given):
+class JobsQuery(Given):
     """Which jobs are wanted."""
 
     status: JobStatus | None = Field(None, description="Only those that stand so")
@@ -105,7 +106,7 @@ class JobsQuery(_Given):
     )
 
 
-class LogsQuery(_Given):
+class LogsQuery(Given):
     """Which lines are wanted."""
 
     limit: int = Field(

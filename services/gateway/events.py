@@ -12,12 +12,13 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
 from framemesh import subjects
@@ -40,12 +41,26 @@ SEEN_HEADER = "Last-Event-ID"
 _HEADERS = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
 
 
+Describe = Callable[[Job | None], Awaitable[BaseModel | None]]
+"""What is said of a job; of one that is not there (yet), None where it never will be."""
+
+
 async def stream(call: Call) -> web.StreamResponse:
-    """Answer with the events of a job."""
-    job, seen = await call.analysis(), _last_seen(call.request)
+    """Answer with the events of an analysis."""
+    job = await call.analysis()
+
+    async def describe(job: Job | None) -> BaseModel | None:
+        return AnalysisDocument.of(job, await call.desk.place(job)) if job else None
+
+    return await follow(call, job.id, describe)
+
+
+async def follow(call: Call, job_id: str, describe: Describe) -> web.StreamResponse:
+    """Answer with what is said of a job, each time that it has changed. Raises Problem."""
+    seen = _last_seen(call.request)
     with call.desk.streams.entered(call.token.name):
-        async with _changes(call.desk, job.id) as changed:
-            feed = _Feed(call, job.id, changed)
+        async with _changes(call.desk, job_id) as changed:
+            feed = _Feed(call, job_id, changed, describe)
             if seen is not None and await feed.is_over(seen):
                 return web.Response(status=204)  # an EventSource that gets this does not come again
             # What a client has that comes again is known by its number only.
@@ -80,11 +95,13 @@ async def _changes(desk: Desk, job_id: str) -> AsyncIterator[asyncio.Event]:
 class _Feed:
     """Sends what changes to one client."""
 
-    def __init__(self, call: Call, job_id: str, changed: asyncio.Event) -> None:
+    def __init__(self, call: Call, job_id: str, changed: asyncio.Event, describe: Describe) -> None:
         self.response = web.StreamResponse(headers=_HEADERS)
         self.seq = 0
         self._call, self._desk, self._job_id, self._changed = call, call.desk, job_id, changed
+        self._describe = describe
         self._sent: str | None = None
+        self._waits = True
         self._wrote = time.monotonic()
 
     async def is_over(self, seen: int) -> bool:
@@ -103,28 +120,27 @@ class _Feed:
 
     async def _send_all(self) -> None:
         await self._write(f"retry: {AGAIN_MS}\n\n")
-        while job := await self._look():
-            if job.status.over:
-                return
-            await self._wait(QUEUE_S if job.started is None else LOOK_S)
+        while await self._look():
+            await self._wait(QUEUE_S if self._waits else LOOK_S)
             if time.monotonic() - self._wrote >= HEARTBEAT_S:
                 if not await self._may_go_on():
                     return
                 await self._write(": still there\n\n")
 
-    async def _look(self) -> Job | None:
-        """The job, sent on where it has changed; None when there is nothing more to come."""
+    async def _look(self) -> bool:
+        """Send the job on where it has changed; whether more is to come."""
         self._changed.clear()
-        if known := await self._desk.jobs.store.look(self._job_id):
-            job = known.job
-            await self._send(job, known.seq)
-            return job
-        if last := await self._desk.table.find(self._job_id):  # it has been put away meanwhile, so it is over
-            await self._send(last, None)
-        return None
+        known = await self._desk.jobs.store.look(self._job_id)
+        job = known.job if known else await self._desk.table.find(self._job_id)  # put away: it is over
+        document = await self._describe(job)
+        if document is None:
+            return False
+        await self._send(document, known.seq if known else None)
+        self._waits = job is None or job.started is None
+        return job is None or not job.status.over
 
-    async def _send(self, job: Job, seq: int | None) -> None:
-        text = AnalysisDocument.of(job, await self._desk.place(job)).model_dump_json(by_alias=True)
+    async def _send(self, document: BaseModel, seq: int | None) -> None:
+        text = document.model_dump_json(by_alias=True)
         known = self._sent is None and seq is not None and seq <= self.seq
         if not known and text != self._sent:
             number = f"id: {seq}\n" if seq else ""

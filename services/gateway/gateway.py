@@ -15,6 +15,7 @@ from framemesh.buckets import Bucket
 from framemesh.database.engine import open_database
 from framemesh.database.images import ImageTable
 from framemesh.database.jobs import JobTable
+from framemesh.database.media import MediaTable
 from framemesh.database.tokens import TokenTable
 from framemesh.errors import FramemeshError
 from framemesh.service import Service
@@ -48,18 +49,20 @@ class Gateway(Service[GatewaySettings]):
         )
         jobs, tokens = Jobs(self.bus, self.registry.redis), TokenTable(self._engine)
         await jobs.store.declare()
-        await self.bus.declare(subjects.JOBLOGS)
+        await self.bus.declare(subjects.JOBLOGS, subjects.TRIGGERS)
         images = ImageTable(self._engine)
         self.desk = Desk(
-            self.bus, jobs, JobTable(self._engine), tokens, self._blobs, self.settings, images, self._bucket()
-        )
+            self.bus, jobs, JobTable(self._engine), tokens, self._blobs, self.settings, images,
+            self._bucket(self.settings.images_bucket), MediaTable(self._engine),
+            self._bucket(self.settings.media_bucket),
+        )  # fmt: skip
         await self._listen()
         if not await tokens.all():
             log.warning("nobody has a token yet: `framemesh tokens create NAME` makes one")
 
-    def _bucket(self) -> Bucket:
+    def _bucket(self, name: str) -> Bucket:
         given = self.settings
-        return Bucket(given.s3_url, given.images_bucket, given.s3_access_key, given.s3_secret_key)
+        return Bucket(given.s3_url, name, given.s3_access_key, given.s3_secret_key)
 
     async def _listen(self) -> None:
         host, port = self.settings.gateway_host, self.settings.gateway_port

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from framemesh import __version__
+from framemesh.media import EDITION_PATTERN, FILE_PATTERN, MEDIA_PATTERN, RENDITION_PATTERN
 from framemesh.steps.plan import NAME_PATTERN
 from services.gateway.desk import JOB_PATTERN
 from services.gateway.documents import KEY_PATTERN, Alive
@@ -25,6 +26,7 @@ from services.gateway.handlers import FORM, JSON, KEY_HEADER
 from services.gateway.problems import MEDIA_TYPE, TITLES, ProblemDocument
 from services.gateway.route import Route
 from services.gateway.routes import HEALTH, ROUTES
+from services.gateway.tickets import TICKET_PATTERN
 from services.gateway.uploads import JSON_FIELD, Shape
 
 Node = dict[str, Any]
@@ -38,6 +40,11 @@ _EMPTY = {204: "There is nothing to tell", 304: "It is what If-None-Match says"}
 _PATTERNS = {
     "jobId": JOB_PATTERN,
     "collection": NAME_PATTERN,
+    "mediaId": MEDIA_PATTERN,
+    "edition": EDITION_PATTERN,
+    "rendition": RENDITION_PATTERN,
+    "file": FILE_PATTERN,
+    "ticket": TICKET_PATTERN,
     KEY_HEADER: KEY_PATTERN,
     SEEN_HEADER: "^[0-9]{1,18}$",
 }
@@ -82,6 +89,8 @@ def _operation(route: Route) -> Node:
         "description": f"Needs a token of scope {route.scope}.",
         "parameters": [*_path_parameters(route), *_query_parameters(route), *_headers(route)],
     }
+    if route.by_ticket:
+        found |= {"description": "Needs no token but the ticket.", "security": []}
     if route.body or route.form:
         found["requestBody"] = _body(route)
     problems = sorted({*_ALWAYS, *route.problems})

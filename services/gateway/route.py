@@ -39,5 +39,7 @@ class Route:
     is_stream: bool = False
     media: tuple[str, ...] = ()
     """Media types of answers that are no JSON."""
+    by_ticket: bool = False
+    """Whether a ticket in its path opens it, instead of a token."""
     headers: dict[str, str] = field(default_factory=dict)
     """Headers of the request that it heeds, with what they are for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from framemesh.analysis import AnalysisDocument, AnalysisState
 from framemesh.tokens import Scope
-from services.gateway import events, handlers, image_uploads, images, searching, tasks
+from services.gateway import events, handlers, image_uploads, images, media, searching, tasks
 from services.gateway.documents import JobPage, JobsQuery, LogPage, LogsQuery, NewAnalysis, Queues
 from services.gateway.route import Route
 
@@ -53,5 +53,12 @@ _JOBS = (
         V, handlers.queues, Queues,
     ),
 )  # fmt: skip
-ROUTES: tuple[Route, ...] = (*_JOBS, *tasks.ROUTES, *image_uploads.ROUTES, *images.ROUTES, *searching.ROUTES)
+ROUTES: tuple[Route, ...] = (
+    *_JOBS,
+    *tasks.ROUTES,
+    *image_uploads.ROUTES,
+    *images.ROUTES,
+    *media.ROUTES,
+    *searching.ROUTES,
+)
 HEALTH = "/healthz"

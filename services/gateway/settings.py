@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from framemesh.images import BUCKET, BUCKET_PATTERN
+from framemesh.media import BUCKET as MEDIA_BUCKET
 from framemesh.settings import Settings
 
 
@@ -33,6 +34,14 @@ class GatewaySettings(Settings):
     )
     images_wait: float = Field(
         30.0, ge=0, le=600, description="Most seconds that an upload with async=false waits for its picture"
+    )
+    media_bucket: str = Field(
+        MEDIA_BUCKET,
+        pattern=BUCKET_PATTERN,
+        description="S3 bucket of what can be played; as the media service has it",
+    )
+    tickets_last: int = Field(
+        21_600, ge=60, le=604_800, description="Seconds that an address with a ticket can be played"
     )
     jobs_ttl: str = Field("30d", description="How long uploads are kept: 12h, 30d, 8w; empty: for ever")
 

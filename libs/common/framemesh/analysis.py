@@ -243,16 +243,20 @@ def _summary(job: Job) -> dict[str, Any]:
     }
 
 
-def _state(job: Job, place: Place | None) -> dict[str, Any]:
-    steps = [
+def step_documents(job: Job) -> list[StepDocument]:
+    """How each step of a job stands."""
+    return [
         StepDocument(
             name=name, status=state.status, attempt=state.attempt, progress=round(state.progress, 2),
             text=state.text, error=state.error, started=state.started, ended=state.ended,
         )
         for name, state in job.steps.items()
     ]  # fmt: skip
+
+
+def _state(job: Job, place: Place | None) -> dict[str, Any]:
     position, waiting = (place.position, place.waiting) if place else (0, 0)
-    return _summary(job) | {"steps": steps, "position": position, "waiting": waiting}
+    return _summary(job) | {"steps": step_documents(job), "position": position, "waiting": waiting}
 
 
 def _status(job: Job) -> AnalysisStatus:

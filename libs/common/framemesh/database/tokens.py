@@ -52,6 +52,13 @@ class TokenTable:
         token = _token(row) if row else None
         return None if token is None or token.expired else token
 
+    async def named(self, name: str) -> tuple[Token, str] | None:
+        """A token by its name, and the hash that it is known by; None as ``find``."""
+        wanted = select(*_COLUMNS, TokenRow.hash).where(TokenRow.name == name)
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(wanted)).first()
+        return None if row is None or _token(row).expired else (_token(row), str(row.hash))
+
     async def all(self) -> list[Token]:
         """Every token by its name, those whose time is over, too."""
         async with self._engine.connect() as connection:
