@@ -38,7 +38,7 @@ SECONDS = 3.6
 LISTENERS = 10
 HANDS = {"media": 5, "transcribe.steps": 4, "face.steps": 4, "voice.steps": 3, "analyst": 3}
 """Steps of one function at a time. Media has two functions and the analyst three: 30 in all."""
-SAMPLE_S = 0.5
+SAMPLE_S = 2.0
 MIB = 1 << 20
 
 

@@ -20,7 +20,7 @@ from framemesh.tokens import Scope
 
 AGAIN_S = 0.5
 """After a connection that broke, or was refused."""
-POLL_S = 2.0
+POLL_S = 4.0
 T = TypeVar("T")
 OVER = {AnalysisStatus.DONE, AnalysisStatus.FAILED, AnalysisStatus.CANCELLED}
 _AWAY = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
