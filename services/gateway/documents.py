@@ -32,7 +32,7 @@ def matches(pattern: str, text: str) -> bool:
     return re.fullmatch(pattern.removeprefix("^").removesuffix("$"), text) is not None
 
 
-def media_url(text: str) -> str:
+def checked_url(text: str) -> str:
     """An address that may be fetched from. Raises ValueError."""
     if not matches(URL_PATTERN, text):
         raise ValueError(
@@ -80,7 +80,7 @@ class Submission(Given):
 class NewAnalysis(Submission):
     """A video to be fetched from an address."""
 
-    video_url: Annotated[str, AfterValidator(media_url)] = Field(
+    video_url: Annotated[str, AfterValidator(checked_url)] = Field(
         alias="videoURL",
         max_length=LONGEST_URL,
         description="http or https",

@@ -10,18 +10,22 @@ from pydantic.alias_generators import to_camel
 
 from framemesh.analysis import StepDocument, step_documents
 from framemesh.database.media import Media
+from framemesh.errors import FramemeshError
 from framemesh.labels import LONGEST, checked_label
 from framemesh.media import MEDIA_PATTERN, playlist_path
 from framemesh.messages import SOURCE_PATTERN
 from framemesh.steps.job import Job, Priority
 from framemesh.steps.plan import NAME_PATTERN
-from services.gateway.documents import LONGEST_URL, URL_PATTERN, Given, media_url
+from services.gateway.documents import LONGEST_URL, URL_PATTERN, Given, checked_url
 
 MOST_MEDIA = 200
 
 
 def _title(text: str | None) -> str | None:
-    return None if text is None else checked_label(text, "title")
+    try:
+        return None if text is None else checked_label(text, "title")
+    except FramemeshError as error:
+        raise ValueError(str(error).removeprefix("title: ")) from None
 
 
 class About(Given):
@@ -47,7 +51,7 @@ class AboutNew(About):
 
 
 class _Address(BaseModel):
-    media_url: Annotated[str, AfterValidator(media_url)] = Field(
+    media_url: Annotated[str, AfterValidator(checked_url)] = Field(
         alias="mediaURL",
         max_length=LONGEST_URL,
         description="http or https",

@@ -1,0 +1,423 @@
+"""Media from their upload to what a player gets, on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from pyloudnorm import Meter
+
+from framemesh import subjects
+from framemesh.bus import Bus
+from framemesh.events import EventStore
+from framemesh.messages import MediaEvent
+from framemesh.registry import Registry
+from framemesh.steps.derivations import Derivation
+from framemesh.steps.triggers import TriggerEvent, Triggers
+from framemesh.tokens import Scope
+from tests.integration.gateways import Client
+from tests.integration.medias import Studio, form, studio
+from tests.integration.stepping import Begin
+from tests.samples import dead_letters, until
+
+Need = Callable[[str], Path]
+
+
+@pytest.fixture
+async def at(
+    bus: Bus, registry: Registry, servers: Mapping[str, str], tmp_path: Path, begin: Begin,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Studio]:  # fmt: skip
+    async with studio(bus, registry, servers, tmp_path, begin, monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture
+async def ann(at: Studio) -> Client:
+    return await at.client()
+
+
+@pytest.fixture
+def name() -> str:
+    return f"m-{secrets.token_hex(4)}"
+
+
+async def ended(client: Client, media: str, within: float = 60) -> dict[str, Any]:
+    async def over() -> dict[str, Any] | None:
+        found = await client.get(f"/media/{media}")
+        assert found.status == 200, found
+        return found.body if found.body["status"] in {"done", "failed", "cancelled"} else None
+
+    document: dict[str, Any] = await until(over, within=within)
+    return document
+
+
+async def text(client: Client, path: str, **headers: str) -> tuple[int, Mapping[str, str], bytes]:
+    async with client.session.get(client.base + path, headers=client.headers | headers) as answer:
+        return answer.status, answer.headers, await answer.read()
+
+
+async def told(bus: Bus, media: str) -> list[MediaEvent]:
+    found = [m async for m in bus.raw("EVENTS", "events.media")]
+    events = [MediaEvent.model_validate_json(each) for each in found if b'"kind":"media"' in each]
+    return [each for each in events if each.media == media]
+
+
+async def keys(at: Studio, media: str) -> list[str]:
+    bucket = at.site.gateway.desk.media_bucket
+    return [each.key async for page in bucket.pages(within=f"{media}/") for each in page]
+
+
+async def test_a_video_becomes_hls_that_decodes_with_its_transcript_and_an_event(
+    at: Studio, ann: Client, assets: Need, name: str, bus: Bus, redis: Any, tmp_path: Path
+) -> None:
+    answer = await ann.ask("PUT", f"/media/{name}", data=form(assets("face"), title="A face", source="show"))
+    assert (answer.status, answer.headers["Location"]) == (202, f"/media/{name}"), answer
+    assert answer.body["version"] == 1
+    document = await ended(ann, name)
+    assert document["status"] == "done", document
+    steps = {each["name"]: (each["status"], each["error"]) for each in document["steps"]}
+    assert steps["embed"] == ("skipped", "no worker has ever had a function 'embed'")
+    assert steps["index"] == ("skipped", "no worker has ever had a function 'index'")
+    published = document["published"]
+    assert (published["width"], published["height"], published["hasAudio"]) == (640, 360, True)
+    assert [each["name"] for each in published["renditions"]] == ["v360", "v240", "a128", "a48"]
+    assert published["transcript"]["text"] == "hello world"
+    assert published["loudness"]["target"] == -23
+    assert (document["title"], document["source"]) == ("A face", "show")
+
+    status, headers, master = await text(ann, f"/media/{name}/index.m3u8")
+    assert (status, headers["Content-Type"]) == (200, "application/vnd.apple.mpegurl")
+    assert headers["Cache-Control"] == "private, no-cache"
+    paths = re.findall(r"^hls/\S+", master.decode(), re.M)
+    assert len(paths) == 4
+    film = await whole(ann, f"/media/{name}/{paths[0]}")
+    (tmp_path / "film.mp4").write_bytes(film)
+    with av.open(str(tmp_path / "film.mp4")) as container:
+        frames = list(container.decode(video=0))
+    assert (frames[0].width, frames[0].height) == (640, 360)
+    assert len(frames) == pytest.approx(2.42 * 30, abs=3)
+    status, _, spoken = await text(ann, f"/media/{name}/transcript")
+    assert (status, b"hello world" in spoken) == (200, True)
+
+    (event,) = await until(lambda: told(bus, name))
+    assert (event.state, event.version, event.playlist) == ("ready", 1, f"/media/{name}/index.m3u8")
+    letters = len(await dead_letters(bus, "EVENTS", "events.media"))
+    await EventStore(redis).rebuild(bus)  # which reads events of sources, and is not disturbed
+    assert len(await dead_letters(bus, "EVENTS", "events.media")) == letters
+
+
+async def whole(client: Client, path: str) -> bytes:
+    """A rendition, all of it."""
+    _, _, playlist = await text(client, path)
+    folder = path.rpartition("/")[0]
+    names = [*re.findall(r'URI="(.*?)"', playlist.decode()), *re.findall(r"^\d+\.m4s", playlist.decode(), re.M)]
+    return b"".join([(await text(client, f"{folder}/{each}"))[2] for each in names])
+
+
+async def test_sound_is_brought_to_the_loudness_that_is_set(
+    at: Studio, ann: Client, assets: Need, name: str, tmp_path: Path
+) -> None:
+    await ann.ask("PUT", f"/media/{name}", data=form(assets("jfk")))
+    document = await ended(ann, name)
+    assert document["status"] == "done", document
+    published = document["published"]
+    assert (published["hasVideo"], published["width"], document["title"]) == (False, 0, "jfk")
+    assert [each["kind"] for each in published["renditions"]] == ["audio", "audio"]
+    _, _, master = await text(ann, f"/media/{name}/index.m3u8")
+    assert "RESOLUTION" not in master.decode()
+    path = re.findall(r"^hls/\S+", master.decode(), re.M)[0]
+    (tmp_path / "sound.mp4").write_bytes(await whole(ann, f"/media/{name}/{path}"))
+    with av.open(str(tmp_path / "sound.mp4")) as container:
+        parts = [frame.to_ndarray() for frame in container.decode(audio=0)]
+    samples = np.concatenate(parts, 1).T.astype(float)
+    assert len(samples) / 48_000 == pytest.approx(11.0, abs=0.1)
+    assert Meter(48_000).integrated_loudness(samples) == pytest.approx(-23, abs=0.5)
+    assert np.abs(samples).max() < 1
+    assert published["loudness"]["lufs"] == pytest.approx(-12.5, abs=0.2)
+
+
+async def test_a_video_without_sound_has_none(at: Studio, ann: Client, assets: Need, name: str) -> None:
+    await ann.ask("PUT", f"/media/{name}", data=form(assets("people")))
+    document = await ended(ann, name, within=120)
+    assert document["status"] == "done", document
+    published = document["published"]
+    assert {each["kind"] for each in published["renditions"]} == {"video"}
+    assert (published["hasAudio"], published["loudness"], published["transcript"]) == (False, None, None)
+    steps = {each["name"]: each["error"] for each in document["steps"]}
+    assert steps["extracting-audio"] == "the video has no sound"
+
+
+async def test_the_same_bytes_are_not_worked_on_again_and_others_leave_nothing_stale(
+    at: Studio, ann: Client, assets: Need, name: str, bus: Bus
+) -> None:
+    await ann.ask("PUT", f"/media/{name}", data=form(assets("jfk"), title="one"))
+    first = await ended(ann, name)
+    before = await keys(at, name)
+    edition = before[0].split("/")[1]
+    await ann.ask("PUT", f"/media/{name}", data=form(assets("jfk"), title="two"))
+    second = await ended(ann, name)
+    assert (second["version"], second["title"], second["status"]) == (2, "two", "done")
+    assert second["published"]["version"] == 2
+    assert at.speech.asked == 1
+    assert await keys(at, name) == before
+    logs = (await ann.get(f"/jobs/{second['jobId']}/logs")).body["lines"]
+    again = {line["step"] for line in logs if "taken again" in line["text"]}
+    assert again == {"transcoding", "extracting-audio", "transcribing"}
+
+    await ann.post("/media", data=form(assets("face"), mediaId=name))
+    third = await ended(ann, name)
+    assert (third["status"], third["version"], third["title"]) == ("done", 3, "two")
+    assert at.speech.asked == 2
+    after = await keys(at, name)
+    assert after
+    assert not any(edition in each for each in after)
+    kept = [m async for m in bus.read("DERIVATIONS", f"derived.{name}.*.*", 1, Derivation)]
+    assert {each.message.job for each in kept} == {third["jobId"]}
+    assert len(kept) == 3
+    gone = re.findall(r"hls/\S+", (await text(ann, f"/media/{name}/index.m3u8"))[2].decode())
+    assert not any(edition in each for each in gone)
+    assert first["published"]["sha256"] != third["published"]["sha256"]
+
+
+async def test_what_is_deleted_is_gone_at_once_and_its_files_soon(
+    at: Studio, ann: Client, assets: Need, name: str, bus: Bus
+) -> None:
+    await ann.ask("PUT", f"/media/{name}", data=form(assets("jfk")))
+    await ended(ann, name)
+    answer = await ann.ask("DELETE", f"/media/{name}")
+    assert (answer.status, answer.body["mediaId"]) == (202, name)
+    assert (await ann.get(f"/media/{name}")).status == 404
+    assert (await text(ann, f"/media/{name}/index.m3u8"))[0] == 404
+
+    async def gone() -> bool:
+        row = await at.site.gateway.desk.media.find(name)
+        return row is None and not await keys(at, name)
+
+    await until(gone)
+    events = await until(lambda: told(bus, name))
+    assert [each.state for each in events][-1] == "deleted"
+    assert [m async for m in bus.read("DERIVATIONS", f"derived.{name}.*.*", 1, Derivation)] == []
+    await ann.ask("PUT", f"/media/{name}", data=form(assets("jfk")))
+    assert (await ended(ann, name))["status"] == "done"
+
+
+async def test_an_event_of_anybody_starts_the_same(at: Studio, bus: Bus, assets: Need, name: str) -> None:
+    root = await at.client(Scope.ADMIN)
+    event = TriggerEvent(input={"media": name, "url": "http://127.0.0.1:1/x.mp4", "title": "t"})
+    await Triggers(bus).fire("media.uploaded", event)
+
+    async def there() -> bool:
+        return (await root.get(f"/media/{name}")).status == 200
+
+    await until(there)
+    document = (await root.get(f"/media/{name}")).body
+    assert (document["owner"], document["title"], document["version"]) == ("nobody", "t", 1)
+    await root.ask("DELETE", f"/media/{name}")
+
+
+@pytest.mark.parametrize("what", ["noise", "playlist", "cut"])
+async def test_what_cannot_be_played_is_told_in_one_line_and_leaves_nothing(
+    at: Studio, ann: Client, assets: Need, name: str, bus: Bus, tmp_path: Path, what: str
+) -> None:
+    data = {
+        "noise": np.random.default_rng(1).bytes(50_000),
+        "playlist": b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
+        "cut": assets("people").read_bytes()[:1000],
+    }[what]
+    path = tmp_path / "talk.mp4"
+    path.write_bytes(data)
+    await ann.ask("PUT", f"/media/{name}", data=form(path))
+    document = await ended(ann, name)
+    assert (document["status"], document["published"]) == ("failed", None)
+    assert document["error"].startswith("fetching-media: input.upload: ")
+    assert "\n" not in document["error"]
+    assert await keys(at, name) == []
+    (event,) = await until(lambda: told(bus, name))
+    assert (event.state, event.reason) == ("failed", document["error"])
+    playlist = await text(ann, f"/media/{name}/index.m3u8")
+    assert playlist[0] == 404
+
+
+async def test_a_version_that_fails_leaves_the_one_that_is_published(
+    at: Studio, ann: Client, assets: Need, name: str, tmp_path: Path
+) -> None:
+    await ann.ask("PUT", f"/media/{name}", data=form(assets("jfk")))
+    await ended(ann, name)
+    path = tmp_path / "bad.mp4"
+    path.write_bytes(b"no media " * 1000)
+    await ann.ask("PUT", f"/media/{name}", data=form(path))
+    document = await ended(ann, name)
+    assert (document["status"], document["version"], document["published"]["version"]) == ("failed", 2, 1)
+    assert (await text(ann, f"/media/{name}/index.m3u8"))[0] == 200
+
+
+async def test_a_newer_version_ends_the_older_one(at: Studio, ann: Client, assets: Need, name: str) -> None:
+    first = await ann.ask("PUT", f"/media/{name}", data=form(assets("people")))
+    second = await ann.ask("PUT", f"/media/{name}", data=form(assets("jfk")))
+    assert second.body["version"] == 2
+    document = await ended(ann, name)
+    assert (document["status"], document["published"]["hasVideo"]) == ("done", False)
+
+    async def old() -> Any:
+        found = await ann.get(f"/jobs/{first.body['jobId']}/logs")
+        job = await at.site.gateway.desk.find(first.body["jobId"])
+        return found.status == 404 or (job and job.status.over and job)
+
+    job = await until(old)
+    assert job is True or job.status in {"cancelled", "done"}
+    assert {each.split("/")[1] for each in await keys(at, name)} == {
+        (await at.site.gateway.desk.media.find(name)).published["edition"]  # type: ignore[union-attr, index]
+    }
+
+
+# -- the API ------------------------------------------------------------------------------------------
+
+
+async def test_segments_are_given_in_parts_and_kept_for_ever(
+    at: Studio, ann: Client, assets: Need, name: str
+) -> None:
+    await ann.ask("PUT", f"/media/{name}", data=form(assets("jfk")))
+    await ended(ann, name)
+    _, _, master = await text(ann, f"/media/{name}/index.m3u8")
+    folder = re.findall(r"^(hls/\S+)/index", master.decode(), re.M)[0]
+    path = f"/media/{name}/{folder}/00000.m4s"
+    status, headers, data = await text(ann, path)
+    assert (status, headers["Accept-Ranges"], headers["Content-Type"]) == (200, "bytes", "video/iso.segment")
+    assert headers["Cache-Control"] == "private, max-age=31536000, immutable"
+    tag, size = headers["ETag"], len(data)
+    assert size > 1000
+    parts: list[tuple[dict[str, str], int, bytes, str | None]] = [
+        ({"Range": "bytes=0-99"}, 206, data[:100], f"bytes 0-99/{size}"),
+        ({"Range": f"bytes={size - 10}-"}, 206, data[-10:], f"bytes {size - 10}-{size - 1}/{size}"),
+        ({"Range": "bytes=-10"}, 206, data[-10:], f"bytes {size - 10}-{size - 1}/{size}"),
+        ({"Range": f"bytes=5-{size * 9}"}, 206, data[5:], f"bytes 5-{size - 1}/{size}"),
+        ({"Range": "bytes=0-9", "If-Range": tag}, 206, data[:10], f"bytes 0-9/{size}"),
+        ({"Range": "bytes=0-9", "If-Range": '"other"'}, 200, data, None),
+        ({"Range": "bytes=0-1,5-6"}, 200, data, None),
+        ({"Range": "lines=1-2"}, 200, data, None),
+        ({"Range": "bytes=9-1"}, 200, data, None),
+        ({"If-None-Match": tag}, 304, b"", None),
+    ]
+    for given, wanted, body, said in parts:
+        status, headers, found = await text(ann, path, **given)
+        assert (status, found, headers.get("Content-Range")) == (wanted, body, said), given
+    for given in ({"Range": f"bytes={size}-"}, {"Range": "bytes=-0"}):
+        answer = await ann.get(path, headers=given)
+        assert (answer.status, answer.headers["Content-Range"]) == (416, f"bytes */{size}")
+    for bad in (
+        "hls/../../x/index.m3u8",
+        f"{folder}/..%2F..%2Findex.m3u8",
+        f"{folder}/99999.m4s",
+        f"{folder}/x.m4s",
+    ):
+        assert (await ann.get(f"/media/{name}/{bad}")).status == 404, bad
+
+
+async def test_media_are_their_owners_and_are_listed(at: Studio, ann: Client, assets: Need, name: str) -> None:
+    bob, root = await at.client(), await at.client(Scope.ADMIN)
+    for number in range(3):
+        await ann.ask("PUT", f"/media/{name}-{number}", json={"mediaURL": "http://127.0.0.1:1/a", "source": name})
+    for path in ("", "/index.m3u8", "/events", "/transcript"):
+        assert (await bob.get(f"/media/{name}-1{path}")).status == 404
+    assert (await bob.ask("DELETE", f"/media/{name}-1")).status == 404
+    taken = await bob.ask("PUT", f"/media/{name}-1", json={"mediaURL": "http://127.0.0.1:1/a"})
+    assert (taken.status, taken.body["field"]) == (409, "mediaId")
+    assert (await bob.get("/media")).body["media"] == []
+    page = (await ann.get(f"/media?source={name}&limit=2")).body
+    assert [each["mediaId"] for each in page["media"]] == [f"{name}-2", f"{name}-1"]
+    rest = (await ann.get(f"/media?source={name}&limit=2&cursor={page['cursor']}")).body
+    assert ([each["mediaId"] for each in rest["media"]], rest["cursor"]) == ([f"{name}-0"], "")
+    assert len((await root.get(f"/media?source={name}")).body["media"]) == 3
+    assert (await ann.get("/media?cursor=nothing-there")).status == 400
+    assert (await ann.get("/media/..%2Fetc")).status == 404
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "field"),
+    [
+        ({"json": {"mediaURL": "file:///etc/passwd"}}, 400, "mediaURL"),
+        ({"json": {}}, 400, "mediaURL"),
+        ({"json": {"mediaURL": "http://a/b", "mediaId": "../x"}}, 400, "mediaId"),
+        ({"json": {"mediaURL": "http://a/b", "title": "a/b"}}, 400, "title"),
+        ({"json": {"mediaURL": "http://a/b", "source": "a b"}}, 400, "source"),
+        ({"json": {"mediaURL": "http://a/b", "wrong": 1}}, 400, "wrong"),
+        ({"data": b"x", "headers": {"Content-Type": "video/mp4"}}, 415, None),
+        ({"data": {"file": io.BytesIO(b"")}}, 400, "file"),
+    ],
+)
+async def test_a_wrong_request_is_refused(
+    at: Studio, ann: Client, sent: dict[str, Any], status: int, field: str | None
+) -> None:
+    answer = await ann.post("/media", **sent)
+    assert (answer.status, answer.body.get("field")) == (status, field), answer
+    assert (await ann.get("/media")).body["media"] == []
+
+
+async def test_an_upload_that_is_too_large_is_refused(at: Studio, ann: Client, name: str) -> None:
+    data = b"\0" * (65 << 20)
+    answer = await ann.ask("PUT", f"/media/{name}", data={"file": io.BytesIO(data)})
+    assert (answer.status, answer.body["field"]) == (413, "file")
+    assert (await ann.get(f"/media/{name}")).status == 404
+
+
+async def test_a_ticket_opens_one_medium_for_a_player(at: Studio, ann: Client, assets: Need, name: str) -> None:
+    await ann.ask("PUT", f"/media/{name}", data=form(assets("jfk")))
+    await ended(ann, name)
+    made = await ann.post(f"/media/{name}/tickets")
+    assert made.status == 201
+    nobody, path = at.site.nobody, made.body["path"]
+    status, _, master = await text(nobody, path)
+    assert status == 200
+    inner = re.findall(r"^hls/\S+", master.decode(), re.M)[0]
+    assert len(await whole(nobody, f"{path.rpartition('/')[0]}/{inner}")) > 10_000
+    ticket = path.split("/")[2]
+    for bad in (ticket[:-1] + ("A" if ticket[-1] != "A" else "B"), ticket.replace(".1", ".2", 1), "x.1.y"):
+        assert (await text(nobody, f"/play/{bad}/{name}/index.m3u8"))[0] == 401, bad
+    assert (await text(nobody, f"/play/{ticket}/other/index.m3u8"))[0] == 401
+    await at.site.gateway.desk.tokens.revoke(ann.name)
+    assert (await text(nobody, path))[0] == 401
+
+
+async def test_a_medium_is_followed_until_it_is_there(at: Studio, ann: Client, assets: Need, name: str) -> None:
+    await ann.ask("PUT", f"/media/{name}", data=form(assets("jfk")))
+    seen: list[str] = []
+    async with (
+        asyncio.timeout(60),
+        ann.session.get(f"{ann.base}/media/{name}/events", headers=ann.headers) as answer,
+    ):
+        assert answer.headers["Content-Type"] == "text/event-stream"
+        async for line in answer.content:
+            if found := re.search(rb'"status":"(accepted|queued|processing|done|failed)","progress"', line):
+                seen.append(found[1].decode())
+    assert seen[-1] == "done"
+    assert seen == sorted(seen, key=["accepted", "queued", "processing", "done"].index)
+
+
+async def test_without_a_stream_nothing_is_taken(at: Studio, ann: Client, name: str, bus: Bus) -> None:
+    """What is answered with 202 is durable, so what is not durable is not."""
+    desk = at.site.gateway.desk
+    await bus.jetstream.delete_stream(subjects.TRIGGERS.name)
+    bus._streams.pop(subjects.TRIGGERS.name)
+    original = Triggers.fire
+
+    async def impatient(self: Triggers, trigger: str, event: TriggerEvent, headers: Any = None) -> int:
+        payload = event.model_dump_json().encode()
+        return await self._bus.publish_raw(subjects.trigger(trigger), payload, {}, patience=0.2)
+
+    Triggers.fire = impatient  # type: ignore[method-assign]
+    try:
+        answer = await ann.ask("PUT", f"/media/{name}", json={"mediaURL": "http://127.0.0.1:1/a"})
+    finally:
+        Triggers.fire = original  # type: ignore[method-assign]
+        await bus.declare(subjects.TRIGGERS)
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
+    assert await desk.media.find(name) is None
