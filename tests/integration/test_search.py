@@ -75,7 +75,7 @@ async def test_a_media_is_indexed_and_found_at_its_time(
     steps = plan(
         embed={
             "function": "embed",
-            "input": {"media": media, "transcript": "$input.transcript", "title": "Bridge"},
+            "input": {"media": media, "transcript": "$input.said", "title": "Bridge"},
         },
         index={
             "function": "index",
@@ -179,7 +179,7 @@ async def test_a_kill_in_the_middle_of_indexing_loses_nothing_and_leaves_nothing
     """The title is another one than the vectors were made for, so that ``index`` takes its time."""
     given = settings(servers, tmp_path)
     old = [f"Old sentence number {number} of a long talk about rivers." for number in range(300)]
-    new = [*old[:100], *(f"New sentence number {number} is about mountains." for number in range(300))]
+    new = [*old[:100], *(f"New sentence number {number} is about mountains and valleys." for number in range(300))]
     async with searching(bus, registry, given) as service:
         index = MediaIndex(given, service._shelf, service._embedder, LocalLocks())
         await taken(index, blobs, media, *old)

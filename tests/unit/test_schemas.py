@@ -312,6 +312,7 @@ CHECKS: dict[str, Any] = {
     "minProperties": _holds(lambda value, least: not isinstance(value, dict) or len(value) >= least),
     "maxProperties": _holds(lambda value, most: not isinstance(value, dict) or len(value) <= most),
     "maxLength": _holds(lambda value, most: len(value) <= most),
+    "minLength": _holds(lambda value, most: len(value) >= most),
 }
 
 
