@@ -23,7 +23,7 @@ from framemesh.steps.functions import Function
 from framemesh.steps.job import Job, JobStatus, Priority, StepStatus
 from framemesh.steps.joblog import LogLines
 from framemesh.steps.plan import PlanError
-from framemesh.steps.store import JobMissing
+from framemesh.steps.store import JobMissing, child_id
 from tests.integration import step_bodies
 from tests.integration.stepping import Begin, one, over, plan
 from tests.samples import until
@@ -291,7 +291,7 @@ async def test_a_sub_job_gives_its_output_to_its_parent_and_ends_with_it(
         assert ended.status is J.DONE, ended
         assert ended.output == {"last": {"n": 16}}
         job = await jobs.submit(whole, {"list": [100]})
-        child = f"{job.id}-each-0-1"
+        child = child_id(job.id, "each", 0, 1)
         await until(lambda: jobs.store.find(child))
         await until(lambda: _under_way(jobs, child))
         await jobs.cancel(job.id)

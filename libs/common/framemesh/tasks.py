@@ -24,31 +24,41 @@ def heed_cancellation() -> None:
 class Together(Generic[A, R]):
     """Calls that come while one is under way go together in the next: alone at once, many at the price of one.
 
-    ``work`` is given what was called with and returns as many results; what it raises, all of them raise.
+    ``work`` is given what was called with and returns as many results; what it raises, all of them raise. One that
+    is called alone runs in its caller's task and ends with it.
     """
 
     def __init__(self, work: Callable[[list[A]], Awaitable[list[R]]]) -> None:
         self._work = work
         self._waiting: list[tuple[A, asyncio.Future[R]]] = []
-        self._working: asyncio.Task[None] | None = None
+        self._busy = False
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call is under way."""
+        return self._busy
 
     async def __call__(self, asked: A) -> R:
         """The result for one."""
-        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._waiting.append((asked, future))
-        if self._working is None:
-            self._working = asyncio.create_task(self._work_off())
-        return await future
+        if self._busy:
+            future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+            self._waiting.append((asked, future))
+            return await future
+        self._busy = True
+        try:
+            (found,) = await self._work([asked])
+        finally:
+            self._next()
+        return found
+
+    def _next(self) -> None:
+        self._busy = bool(self._waiting)
+        if self._busy:
+            self._task = asyncio.create_task(self._work_off())
 
     async def _work_off(self) -> None:
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting, []
-                await self._settle(batch)
-        finally:
-            self._working = None
-
-    async def _settle(self, batch: list[tuple[A, asyncio.Future[R]]]) -> None:
+        batch, self._waiting = self._waiting, []
         try:
             found = await self._work([asked for asked, _ in batch])
         except Exception as error:
@@ -61,6 +71,7 @@ class Together(Generic[A, R]):
         finally:
             for future in _open(batch):  # the loop is being closed
                 future.cancel()
+            self._next()
 
 
 def _open(batch: list[tuple[A, asyncio.Future[R]]]) -> list[asyncio.Future[R]]:

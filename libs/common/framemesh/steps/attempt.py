@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from framemesh.errors import FramemeshError
 from framemesh.pull import Envelope
 from framemesh.registry import Registry
 from framemesh.steps import advance
@@ -29,7 +30,7 @@ from framemesh.steps.job import Job, StepTask
 from framemesh.steps.joblog import JobLog
 from framemesh.steps.mapping import MappingError
 from framemesh.steps.runner import run
-from framemesh.steps.store import Event, JobStore, Known
+from framemesh.steps.store import Event, JobMissing, JobStore, Known, Written
 
 log = logging.getLogger(__name__)
 
@@ -105,12 +106,30 @@ class Attempt:
         while known:  # else the job has been put away
             self._began = time.time()
             event = await self._event(known)
-            job, orders, known = await store.apply(self._task.job, event, known)
+            job, orders, known = await self._record(event, known)
             following = self._following(orders)
             await store.follow_up(job, [order for order in orders if order is not following])
             if following is None:
                 break
         await self._envelope.ack()
+
+    async def _record(self, event: Event, known: Known) -> Written:
+        store, job = self._means.store, self._task.job
+        try:
+            return await store.apply(job, event, known)
+        except JobMissing:
+            raise
+        except FramemeshError as error:  # the state has no room for it
+            return await store.apply(job, self._failed(Failure(str(error), retry=False)))
+
+    async def hand_back(self) -> None:
+        """The worker stops: somebody else will do it, and it has not died of it."""
+        await self._means.registry.survived(self._try)
+        await self._envelope.nak(0)
+
+    @property
+    def _try(self) -> str:
+        return f"{self._envelope.message.key}/{self._envelope.message.attempt}"
 
     def _following(self, orders: list[Order]) -> Order | None:
         """The step that this worker goes on with: the only one that this one has set free."""
@@ -180,7 +199,7 @@ class Attempt:
         """How often this try ended the process that had it, where that is too often."""
         if self._envelope.deliveries < SUSPECT_DELIVERIES or self._task != self._envelope.message:
             return 0
-        count = await self._means.registry.attempt(f"{self._task.key}/{self._task.attempt}", SUSPECT_S)
+        count = await self._means.registry.attempt(self._try, SUSPECT_S)
         return count - 1 if count > MOST_DEATHS else 0
 
     # -- meanwhile ----------------------------------------------------------------------------------

@@ -79,15 +79,7 @@ class Jobs:
     async def cancel(self, job_id: str, reason: str = "cancelled") -> Job:
         """End a job, whatever it is at; what waits is taken back. One that is over stays as it is."""
         _check_id(job_id)
-        event = _Cancel(reason)
-        job = await self.store.change(job_id, event)
-        if event.children or not job.status.over:
-            for child in event.children:
-                with contextlib.suppress(FramemeshError):
-                    await self.cancel(child, f"{reason}, with {job_id}")
-        await self._bus.client.publish(subjects.job_cancelled(job_id))
-        await self.store.take_back(job)
-        return job
+        return await self.store.cancel(job_id, reason)
 
     async def retry(self, job_id: str) -> Job:
         """Let a job that failed, or was cancelled, go on from there. Raises FramemeshError for another."""
@@ -151,16 +143,3 @@ def _check_id(job_id: str) -> None:
     """A pattern would match others' jobs. Raises JobMissing."""
     if not is_id(job_id):
         raise JobMissing(f"job {job_id!r}: there is none of that id: it is no id")
-
-
-class _Cancel:
-    """Cancels a job, and tells which sub-jobs are under way."""
-
-    def __init__(self, reason: str) -> None:
-        self._reason = reason
-        self.children: list[str] = []
-
-    def __call__(self, job: Job) -> list[Order]:
-        self.children = list(advance.sub_jobs(job))
-        advance.cancel(job, time.time(), self._reason)
-        return []

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from framemesh import subjects
 from framemesh.bus import Bus, BusError, Conflict
@@ -21,8 +23,9 @@ from framemesh.errors import FramemeshError
 from framemesh.steps import advance
 from framemesh.steps.admission import Admission
 from framemesh.steps.advance import Failure, Order
-from framemesh.steps.job import MOST_STATE_BYTES, Job, JobStatus, Parent, place
+from framemesh.steps.job import MOST_STATE_BYTES, Job, JobStatus, Parent, StepTask, is_id, place
 from framemesh.steps.mapping import MappingError
+from framemesh.tasks import Together
 
 Event = Callable[[Job], list[Order]]
 """Something that happens to a job; it may be tried on several states until one of them is the newest."""
@@ -53,6 +56,10 @@ class Known:
         return job
 
 
+Asked = tuple[Event, Known | None]
+Written = tuple[Job, list[Order], Known]
+
+
 class JobMissing(FramemeshError):
     """There is no such job."""
 
@@ -63,6 +70,7 @@ class JobStore:
     def __init__(self, bus: Bus, admission: Admission | None = None) -> None:
         self.bus = bus
         self._admission = admission
+        self._writers: dict[str, Together[Asked, Written | Exception]] = {}
 
     async def declare(self) -> None:
         """Create the stream."""
@@ -70,6 +78,8 @@ class JobStore:
 
     async def look(self, job_id: str) -> Known | None:
         """A job's newest state; None where there is none, or it has been put away."""
+        if not is_id(job_id):  # a pattern, say
+            return None
         stored = await self.bus.newest(subjects.JOBS.name, subjects.job_state(job_id))
         return Known(*stored) if stored else None
 
@@ -139,20 +149,60 @@ class JobStore:
             for other in await self._admission.leave(job):
                 await self.admit(other)
 
-    async def apply(self, job_id: str, event: Event, known: Known | None = None) -> tuple[Job, list[Order], Known]:
-        """The new state, written; what is still to be sent; and the state as it was written."""
+    async def apply(self, job_id: str, event: Event, known: Known | None = None) -> Written:
+        """The new state, written; what is still to be sent; and the state as it was written.
+
+        What happens to a job while another thing is being written is written together: a thousand items that end
+        would else wait for each other.
+        """
+        writer = self._writers.setdefault(job_id, Together(partial(self._apply_all, job_id)))
+        try:
+            found = await writer((event, known))
+        finally:
+            if not writer.busy:
+                self._writers.pop(job_id, None)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def _apply_all(self, job_id: str, asked: Sequence[Asked]) -> list[Written | Exception]:
+        """All at once, or one by one where one of them cannot be written."""
+        try:
+            return list(await self._apply(job_id, asked))
+        except Exception as error:
+            if len(asked) == 1:
+                return [error]
+        return [each for one in asked for each in await self._apply_all(job_id, [one])]
+
+    async def _apply(self, job_id: str, asked: Sequence[Asked]) -> list[Written]:
+        known = asked[0][1]
         for number in range(TRIES):
             known = known or await self.look(job_id)
             if known is None:
                 raise JobMissing(f"job {job_id}: there is none of that id")
             job = known.take()
-            orders = event(job)
+            orders = [event(job) for event, _ in asked]
             try:
-                return job, orders, await self._write(job, known.seq, before=known.data)
+                written = await self._write(job, known.seq, before=known.data)
             except Conflict:  # somebody else was first; all who were late must not meet again
                 known = None
                 await asyncio.sleep(random.uniform(0, 0.002 * min(number, 10)))  # noqa: S311
+                continue
+            if len(asked) == 1:
+                return [(job, orders[0], written)]
+            return [(job, each, Known(written.seq, written.data)) for each in orders]
         raise BusError(f"job {job_id}: others changed it {TRIES} times meanwhile")
+
+    async def cancel(self, job_id: str, reason: str) -> Job:
+        """End a job and its sub-jobs, and take back what waits. One that is over stays as it is."""
+        event = _Cancel(reason)
+        job = await self.change(job_id, event)
+        for child in event.children:
+            with contextlib.suppress(FramemeshError):
+                await self.cancel(child, f"{reason}, with {job_id}")
+        await self.bus.client.publish(subjects.job_cancelled(job_id))
+        await self.take_back(job)
+        return job
 
     async def take_back(self, job: Job) -> None:
         """Take back the steps of a job that is over."""
@@ -172,15 +222,26 @@ class JobStore:
             await self._send_now(order, order.function)
 
     async def _send_now(self, order: Order, function: str) -> None:
-        try:
-            await self.bus.publish(
-                subjects.job_step(function, order.priority, order.job, order.place),
-                order.task(function),
-                msg_id=f"{order.job}/{order.place}/{order.attempt}",
-                after=0,
-            )
-        except Conflict:
-            return  # it lies there
+        subject = subjects.job_step(function, order.priority, order.job, order.place)
+        data, after = order.task(function).model_dump_json().encode(), 0
+        while True:
+            try:
+                await self.bus.publish_raw(subject, data, {"Nats-Expected-Last-Subject-Sequence": str(after)})
+            except Conflict:
+                older = await self._older(subject, order)
+                if older is None:
+                    return  # it lies there
+                after = older
+            else:
+                return
+
+    async def _older(self, subject: str, order: Order) -> int | None:
+        """Where an earlier try lies, which is not acked yet and gives way; 0 where nothing lies any more."""
+        stored = await self.bus.newest(subjects.JOBS.name, subject)
+        if stored is None:
+            return 0
+        lies = StepTask.model_validate_json(stored[1])
+        return stored[0] if lies.attempt < order.attempt else None
 
     async def _send_later(self, order: Order, function: str, due: float) -> None:
         """The server publishes it when it is due; it takes the place of the try that is not acked yet."""
@@ -213,7 +274,10 @@ class JobStore:
             plan=plan, owner=job.owner, priority=job.priority, input=given, parent=parent, created=time.time(),
         )  # fmt: skip
         await self.create(child)
-        await self.change(job.id, lambda job: _begun(job, order, child.id))
+        begun = _Begun(order, child.id)
+        await self.change(job.id, begun)
+        if not begun.wanted:
+            await self.cancel(child.id, f"cancelled, with {job.id}")
 
     async def _fail_step(self, order: Order, reason: str) -> None:
         failure = Failure(reason, retry=False)
@@ -234,7 +298,8 @@ class JobStore:
             reason = f"sub-job {job.id} {job.status}: {job.error}"
             return advance.failed(parent, up.step, up.item, up.attempt, Failure(reason), now)
 
-        await self.change(up.job, ended)
+        with contextlib.suppress(JobMissing):
+            await self.change(up.job, ended)
 
     # -- wire ---------------------------------------------------------------------------------------
 
@@ -253,9 +318,30 @@ class JobStore:
 
 def child_id(job: str, step: str, item: int | None, attempt: int) -> str:
     """Id of a step's sub-job: always the same, so that a crash makes no second one."""
-    return f"{job}-{place(step, item).replace(':', '-')}-{attempt}"
+    return f"{job}-{hashlib.sha256(f'{place(step, item)}/{attempt}'.encode()).hexdigest()[:12]}"
 
 
-def _begun(job: Job, order: Order, child: str) -> list[Order]:
-    advance.started(job, order.step, order.item, order.attempt, child, time.time())
-    return []
+class _Begun:
+    """A sub-job has begun, and whether its job still wants it."""
+
+    def __init__(self, order: Order, child: str) -> None:
+        self._order, self._child = order, child
+        self.wanted = True
+
+    def __call__(self, job: Job) -> list[Order]:
+        order = self._order
+        self.wanted = advance.started(job, order.step, order.item, order.attempt, self._child, time.time())
+        return []
+
+
+class _Cancel:
+    """Cancels a job, and tells which sub-jobs are under way."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+        self.children: list[str] = []
+
+    def __call__(self, job: Job) -> list[Order]:
+        self.children = list(advance.sub_jobs(job))
+        advance.cancel(job, time.time(), self._reason)
+        return []

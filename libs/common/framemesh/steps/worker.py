@@ -158,7 +158,7 @@ class StepWorker(Service[S]):
         try:
             await attempt.make()
         except asyncio.CancelledError:
-            await envelope.nak(0)
+            await attempt.hand_back()
             raise
         except Exception:
             log.exception("%s: cannot be written down; again later", envelope.message.key)
