@@ -251,7 +251,7 @@ def told(found: Rush) -> str:
     lines = [
         f"{said['videos']} videos taken in {said['submitted_s']} s, "
         f"{said['done']} analysed in {said['seconds']} s: {said['per_second']} a second",
-        f"{said['refused']} times a user was told to come again",
+        f"{said['refused']} times a user got no answer, or was told to come again",
         *(
             f"{title:<38}" + ", ".join(f"{name} {value}" for name, value in said[key].items())
             for title, key in (
