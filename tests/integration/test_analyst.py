@@ -24,8 +24,9 @@ from framemesh.steps.plan import Plan
 from services.analyst.analyst import Analyst
 from services.analyst.report import encoded, report
 from services.analyst.settings import AnalystSettings
+from tests.integration.model_server import MODEL, fails, says, serving
 from tests.integration.stepping import at_work
-from tests.integration.test_analyst_gpt import KEY, MODEL, SPEECH, answer, fails, says, serving
+from tests.integration.test_analyst_gpt import KEY, SPEECH, answer
 from tests.unit.test_analyst_score import whole
 
 PLAN = Plan.model_validate({

@@ -12,11 +12,13 @@ import pytest
 import schemathesis
 import yaml
 from hypothesis import HealthCheck, Phase, given, settings
+from pydantic import SecretStr
 from schemathesis import GenerationMode
 from schemathesis.core.result import Ok
 from schemathesis.generation.case import Case
 
 from framemesh.bus import Bus
+from framemesh.messages import SearchKind
 from framemesh.registry import Registry
 from framemesh.steps.client import Jobs
 from framemesh.steps.context import Context
@@ -24,9 +26,14 @@ from framemesh.steps.functions import Function
 from framemesh.tokens import Scope
 from services.gateway import openapi
 from services.gateway.routes import ROUTES
+from services.search.passages import Passage
+from tests.integration import model_server
 from tests.integration.gateways import Client, Pipeline, Site, serving, working
+from tests.integration.searches import searching
+from tests.integration.searches import settings as settings_of_search
 from tests.integration.stepping import Begin
 from tests.pictures import encoded, scene
+from tests.searching import fill
 
 EXAMPLES = 25
 PICTURE = encoded(scene(8, 8), "PNG")
@@ -108,7 +115,7 @@ def fuzz(operation: Any, client: Client, mode: GenerationMode) -> None:
 
 def _make_pictures(body: Any) -> None:
     """What is uploaded as a picture is one, into a collection that there is: no schema says so much."""
-    if isinstance(body, dict):
+    if isinstance(body, dict) and "collection" in body:
         body |= {"file": PICTURE} if "file" in body else {}
         body |= {"files[]": [PICTURE for _ in body["files[]"][:3]]} if "files[]" in body else {}
         if "file" in body or "files[]" in body:
@@ -117,13 +124,30 @@ def _make_pictures(body: Any) -> None:
             body["name"] = f"{secrets.token_hex(4)}.jpg"
 
 
+@pytest.fixture
+async def finders(
+    path: str, bus: Bus, registry: Registry, servers: Mapping[str, str], tmp_path: Path
+) -> AsyncIterator[None]:
+    """A search service with a language model, for the paths that ask it."""
+    if path not in {"/search", "/ask"}:
+        yield
+        return
+    async with model_server.serving() as model:
+        model.replies = [model_server.says({"answer": None, "citations": []})]
+        more = {"gpt_base_url": model.url, "gpt_api_key": SecretStr("k"), "gpt_model": model_server.MODEL}
+        async with searching(bus, registry, settings_of_search(servers, tmp_path, **more)) as service:
+            text = Passage(kind=SearchKind.TRANSCRIPT, text="so it goes", start=0, end=1, time=2e9, media="m")
+            await fill(service._shelf, service._embedder, [text])
+            yield
+
+
 # The server runs beside the strategies in this process, and takes its own random numbers.
 @pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
 @pytest.mark.filterwarnings("ignore:unread_data:DeprecationWarning")  # aiohttp's, of what it calls itself
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=lambda mode: mode.value)
 @pytest.mark.parametrize(("method", "path"), sorted(PATHS))
 async def test_an_operation_keeps_its_word(
-    site: Site, pipeline: Pipeline, painters: None, method: str, path: str, mode: GenerationMode
+    site: Site, pipeline: Pipeline, painters: None, finders: None, method: str, path: str, mode: GenerationMode
 ) -> None:
     operation = operations()[method, path]
     if mode is GenerationMode.NEGATIVE and path == "/healthz":
