@@ -16,11 +16,11 @@ from typing import ParamSpec, TypeVar
 
 from framemesh import subjects
 from framemesh.blobs import BlobError, BlobMissing, BlobStore
+from framemesh.buckets import Bucket
 from framemesh.bus import Bus
 from framemesh.messages import Event, Frame, SourceState
 from framemesh.timeline import between, thinned
 from services.registrator.blur import FaceBlur
-from services.registrator.bucket import Bucket, BucketError
 from services.registrator.evidence import EvidenceError, VideoWriter, draw
 from services.registrator.rules import Rule
 from services.registrator.settings import RegistratorSettings
@@ -37,6 +37,7 @@ POST_ROLL_PATIENCE = 15.0
 HEARD_SECONDS = 5.0
 """How far from a sound its picture may be."""
 UPLOAD_PATIENCE = 300.0
+TYPES = {".mp4": "video/mp4", ".jpg": "image/jpeg"}
 
 
 def _give_way() -> None:
@@ -52,7 +53,8 @@ class Proofs:
         self._settings = settings
         self._bus = bus
         self._blobs = BlobStore(settings.master_url)
-        self._bucket = Bucket(settings)
+        keys = settings.s3_access_key, settings.s3_secret_key
+        self._bucket = Bucket(settings.s3_url, settings.evidence_bucket, *keys)
         self._stream = subjects.frames_stream(settings.topic_stream, settings.frame_ttl).name
         self._turn = asyncio.Semaphore(1)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="evidence", initializer=_give_way)
@@ -172,8 +174,10 @@ class Proofs:
         delay = 0.5
         while True:
             try:
-                return await asyncio.to_thread(self._bucket.upload, path, key)
-            except BucketError as error:
+                await self._bucket.create()
+                await self._bucket.put(key, path, TYPES[path.suffix])
+                return self._bucket.url(key)
+            except (BlobError, BlobMissing, OSError) as error:
                 if time.monotonic() > deadline:
                     raise EvidenceError(str(error)) from error
                 log.warning("%s; trying again", error)

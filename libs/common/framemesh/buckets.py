@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
@@ -57,8 +58,12 @@ class Bucket:
         except (aiohttp.ClientError, OSError) as error:
             raise BlobError(f"s3_url {self._url}: {error!r}") from error
 
-    async def put(self, key: str, data: bytes, content_type: str) -> None:
-        """Store an object. Raises BlobError."""
+    def url(self, key: str) -> str:
+        """Where an object is."""
+        return f"{self._url}/{self.name}/{key}"
+
+    async def put(self, key: str, data: bytes | Path, content_type: str) -> None:
+        """Store bytes, or a file of any size, as an object. Raises BlobError."""
         await self._asked(
             key, obstore.put_async(self._store, key, data, attributes={"Content-Type": content_type})
         )

@@ -21,7 +21,7 @@ LIBRARIES = {
     "cv2": "reader, models of pictures, registrator",
     "simplejpeg": "reader, models of pictures",
     "onnxruntime": "models",
-    "boto3": "registrator",
+    "obstore": "registrator, media, images, gateway",
     "h5py": "face",
     "onnx": "face",
     "librosa": "voice",

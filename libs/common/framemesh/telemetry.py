@@ -50,16 +50,7 @@ def configure_logging(service: str, level: str = "INFO") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(service))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in (
-        "botocore",
-        "boto3",
-        "urllib3",
-        "s3transfer",
-        "aiohttp.access",
-        "nats",
-        "faster_whisper",
-        "alembic",
-    ):
+    for noisy in ("aiohttp.access", "nats", "faster_whisper", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
