@@ -121,7 +121,6 @@ class Search(StepWorker[SearchSettings]):
         while True:
             heed_cancellation()
             async with self.registry.lease(f"search-{self._name}", self.instance) as lost:
-                heed_cancellation()  # the client of Redis may have swallowed it
                 works = asyncio.ensure_future(self._keep())
                 losing = asyncio.ensure_future(lost.wait())
                 try:

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from framemesh.errors import FramemeshError
 from framemesh.messages import Heartbeat
+from framemesh.tasks import heed_cancellation
 
 log = logging.getLogger(__name__)
 
@@ -142,10 +143,12 @@ class Registry:
         kept: whoever could take it needs Redis too.
         """
         while not await self._try(name, owner):
+            heed_cancellation()
             await asyncio.sleep(self.ttl / 5)
         lost = asyncio.Event()
         renewing = asyncio.create_task(self._renewing(name, owner, lost))
         try:
+            heed_cancellation()  # the client of Redis may have swallowed it
             yield lost
         finally:
             renewing.cancel()
