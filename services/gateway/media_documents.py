@@ -10,8 +10,6 @@ from pydantic.alias_generators import to_camel
 
 from framemesh.analysis import StepDocument, step_documents
 from framemesh.database.media import Media
-from framemesh.errors import FramemeshError
-from framemesh.labels import LONGEST, checked_label
 from framemesh.media import MEDIA_PATTERN, playlist_path
 from framemesh.messages import SOURCE_PATTERN
 from framemesh.steps.job import Job, Priority
@@ -21,18 +19,23 @@ from services.gateway.documents import LONGEST_URL, URL_PATTERN, Given, checked_
 MOST_MEDIA = 200
 
 
+LONGEST_TITLE = 200
+
+
 def _title(text: str | None) -> str | None:
-    try:
-        return None if text is None else checked_label(text, "title")
-    except FramemeshError as error:
-        raise ValueError(str(error).removeprefix("title: ")) from None
+    """In one line: what cannot be seen is a space."""
+    seen = "".join(char if char.isprintable() else " " for char in text or "")
+    return " ".join(seen.split()) or None
 
 
 class About(Given):
     """What may be said of a medium."""
 
     title: Annotated[str | None, AfterValidator(_title)] = Field(
-        None, min_length=1, max_length=LONGEST, description="A name for people; the file's where there is one"
+        None,
+        min_length=1,
+        max_length=LONGEST_TITLE,
+        description="A name for people; the file's where there is none",
     )
     source: str | None = Field(
         None,
