@@ -25,7 +25,10 @@ PLAYER = """<!doctype html><meta charset="utf-8"><title>player</title>
 WITH_TOKEN = """([path, token]) => new Promise((resolve, reject) => {
   const hls = new Hls({ xhrSetup: xhr => xhr.setRequestHeader('Authorization', 'Bearer ' + token) });
   hls.on(Hls.Events.ERROR, (_, error) => { if (error.fatal) reject(new Error(error.details)); });
-  hls.on(Hls.Events.MANIFEST_PARSED, () => { hls.currentLevel = hls.levels.length - 1; resolve(hls.levels.length); });
+  hls.on(Hls.Events.MANIFEST_PARSED, () => {
+    hls.currentLevel = hls.levels.length - 1;
+    resolve(hls.levels.length);
+  });
   hls.loadSource(path);
   hls.attachMedia(document.getElementById('video'));
 })"""
