@@ -24,7 +24,7 @@ from framemesh.steps.worker import StepSettings, StepWorker
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(DOCS.rglob("*.md"))
-IN_WORDS = {"delivery", "detection_confidence", "event_rules"}
+IN_WORDS = {"delivery", "detection_confidence", "event_rules", "media_ladder"}
 """Settings whose default the page describes."""
 
 

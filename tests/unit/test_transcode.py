@@ -24,7 +24,7 @@ Frames = Callable[[int], tuple[np.ndarray[Any, Any], float]]
 
 
 def found(width: int, height: int, **values: Any) -> Probe:
-    given = {
+    given: dict[str, Any] = {
         "duration_s": 5,
         "fps": 25,
         "has_audio": True,
@@ -88,7 +88,13 @@ def split(width: int = 160, height: int = 120) -> np.ndarray[Any, Any]:
 def written(
     path: Path, folder: Path, ladder: list[Rung] = SMALL, audio: tuple[int, ...] = (64,), **more: Any
 ) -> Any:
-    given = {"gain_db": 0.0, "longest_s": 600.0, "encoder": pick_encoder(), "preset": "ultrafast", "threads": 1}
+    given: dict[str, Any] = {
+        "gain_db": 0.0,
+        "longest_s": 600.0,
+        "encoder": pick_encoder(),
+        "preset": "ultrafast",
+        "threads": 1,
+    }
     wanted = renditions(probe(path), ladder, audio)
     list(Transcoder(folder, wanted, **(given | more)).run(path))
     return [hls.look(folder, each) for each in wanted]
@@ -143,8 +149,9 @@ def test_what_is_turned_is_shown_upright(tmp_path: Path) -> None:
     picture = decoded(tmp_path / "out", "v120", tmp_path)[5].to_ndarray(format="rgb24")
     assert picture.shape == (160, 120, 3)
     # A quarter to the right: what was above is on the right.
-    assert picture[80, 100, 0] > 200 > 60 > picture[80, 100, 2]
-    assert picture[80, 20, 2] > 200 > 60 > picture[80, 20, 0]
+    right, left = picture[80, 100], picture[80, 20]
+    assert int(right[0]) - int(right[2]) > 150
+    assert int(left[2]) - int(left[0]) > 150
 
 
 def test_a_film_that_claims_days_is_refused(tmp_path: Path) -> None:
@@ -182,7 +189,8 @@ def test_loudness_of_silence_is_not_told(tmp_path: Path) -> None:
         frame.sample_rate = 16_000
         out.mux(stream.encode(frame))
     (*_, (seconds, found)) = measure(path)
-    assert (seconds, found) == (pytest.approx(2.0, abs=0.1), Loudness(None, None))
+    assert seconds == pytest.approx(2.0, abs=0.1)
+    assert found == Loudness(None, None)
     assert found.gain(-23) == 0
     assert Loudness(-60.0, -40.0).gain(-23) == 20  # not all of it: that would be noise
 
