@@ -31,6 +31,7 @@ from framemesh.steps.joblog import JobLog
 from framemesh.steps.mapping import MappingError
 from framemesh.steps.runner import run
 from framemesh.steps.store import Event, JobMissing, JobStore, Known, Written
+from framemesh.steps.text import LONGEST_LINE, writable
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +193,7 @@ class Attempt:
 
     def _failed(self, failure: Failure) -> Event:
         task, now, chance = self._task, time.time(), random.random()  # noqa: S311
-        log.warning("%s: %s", task.key, failure.reason)
+        log.warning("%s: %s", task.key, writable(failure.reason, LONGEST_LINE))
         return lambda job: advance.failed(job, task.step, task.item, task.attempt, failure, now, chance)
 
     async def _deaths(self) -> int:
