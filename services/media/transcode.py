@@ -30,16 +30,7 @@ AAC_SAMPLES = 1024
 GAP_S = 0.25
 TAIL_S = 30.0
 """Longest that the last picture stays for sound that goes on, and the other way round."""
-ENCODERS = ("libopenh264", "libx264")
 _TURNS = {90: "cclock", -90: "clock", 270: "clock", -270: "cclock"}
-
-
-def pick_encoder(wanted: str = "") -> str:
-    """The H.264 encoder: the one that is wanted, or the first of ENCODERS that there is. Raises FramemeshError."""
-    for name in [wanted] if wanted else ENCODERS:
-        if name in av.codecs_available:
-            return name
-    raise FramemeshError(f"setting video_encoder: FFmpeg has no {wanted or ' or '.join(ENCODERS)}: name another")
 
 
 class Transcoder:

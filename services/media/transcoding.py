@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from framemesh.buckets import Bucket
+from framemesh.encoders import pick_encoder
 from framemesh.errors import FramemeshError
 from framemesh.media import MASTER, MEDIA_PATTERN, TYPES, key
 from framemesh.settings import load
@@ -25,7 +26,7 @@ from services.media.ladder import Rendition, renditions
 from services.media.loudness import Loudness, measure
 from services.media.probe import Probe
 from services.media.settings import MediaSettings
-from services.media.transcode import Transcoder, pick_encoder
+from services.media.transcode import Transcoder
 
 FETCH_S, LONGEST_S = 2 * 3600.0, 12 * 3600.0
 MEASURED, WRITTEN = 10.0, 85.0

@@ -25,7 +25,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from av.video.stream import VideoStream
 
 from framemesh.bus import Reject
-from framemesh.errors import FramemeshError
+from framemesh.encoders import pick_encoder
 from framemesh.messages import Box, Detection, Face, Found
 from framemesh.pictures import decode, upright
 
@@ -44,18 +44,6 @@ Colour = tuple[int, int, int]  # BGR
 
 class EvidenceError(Exception):
     """There is nothing to make the evidence of."""
-
-
-def pick_encoder(wanted: str | None = None) -> str:
-    """The H.264 encoder to use: `wanted`, or libopenh264 when this FFmpeg has it, else libx264.
-
-    Raises FramemeshError when this FFmpeg has no such encoder.
-    """
-    for name in [wanted] if wanted else ["libopenh264", "libx264"]:
-        with contextlib.suppress(av.codec.codec.UnknownCodecError):
-            if av.Codec(name, "w").id == av.Codec("h264", "r").id:
-                return name
-    raise FramemeshError(f"this FFmpeg has no H.264 encoder {wanted or ''}: name another or leave it out")
 
 
 class JpegDecoder:

@@ -10,11 +10,11 @@ from abc import abstractmethod
 from redis.exceptions import RedisError
 
 from framemesh import subjects
+from framemesh.encoders import pick_encoder
 from framemesh.events import EventStore
 from framemesh.messages import SourceState, Told
 from framemesh.service import Service
 from services.registrator.catalogue import Catalogue, NotOurs
-from services.registrator.evidence import pick_encoder
 from services.registrator.keeper import Keeper
 from services.registrator.proofs import Proofs
 from services.registrator.rules import RuleWatch

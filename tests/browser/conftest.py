@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, async_playwright
 
-from tests.integration.conftest import begin, jobs
+from tests.integration.conftest import ann, at, begin, jobs
 
-__all__ = ["begin", "jobs"]
+__all__ = ["ann", "at", "begin", "jobs"]
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = ("--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--disable-dev-shm-usage")

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Page
 
-from framemesh.bus import Bus
-from framemesh.registry import Registry
 from tests.integration.gateways import Client
-from tests.integration.medias import Studio, form, studio
-from tests.integration.stepping import Begin
+from tests.integration.medias import form
 from tests.integration.test_media_pipeline import ended
 
 PLAYER = """<!doctype html><meta charset="utf-8"><title>player</title>
@@ -57,20 +53,6 @@ SEEK = """to => new Promise(resolve => {
   video.addEventListener('seeked', () => resolve(video.currentTime), { once: true });
   video.currentTime = to;
 })"""
-
-
-@pytest.fixture
-async def at(
-    bus: Bus, registry: Registry, servers: Mapping[str, str], tmp_path: Path, begin: Begin,
-    monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[Studio]:  # fmt: skip
-    async with studio(bus, registry, servers, tmp_path, begin, monkeypatch) as made:
-        yield made
-
-
-@pytest.fixture
-async def ann(at: Studio) -> Client:
-    return await at.client()
 
 
 @pytest.fixture

@@ -52,9 +52,8 @@ async def test_ten_thousand_events_are_taken_and_each_is_worked_off_once(
 
     given: dict[str, Any] = dict(servers)
     settings = JobsSettings(**given, instance="jobs", jobs_database=f"sqlite:///{tmp_path}/jobs.db")
-    async with begin(Function(name, body)):
-        async with at_work(JobsService(settings, bus, registry)):
-            await until(lambda: _over(seen), within=240)
+    async with begin(Function(name, body)), at_work(JobsService(settings, bus, registry)):
+        await until(lambda: _over(seen), within=240)
     assert sorted(seen) == list(range(EVENTS))
     left = await bus.stream_info(subjects.TRIGGERS.name, subjects.trigger(name))
     assert left

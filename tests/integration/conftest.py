@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from framemesh.registry import Registry
 from framemesh.steps.client import Jobs
 from framemesh.steps.functions import Function
 from framemesh.steps.worker import StepSettings
+from tests.integration.gateways import Client
+from tests.integration.medias import Studio, studio
 from tests.integration.stepping import AnyWorker, Begin, at_work
 
 
@@ -45,3 +48,19 @@ async def jobs(bus: Bus, redis: Redis) -> Jobs:
     made = Jobs(bus, redis)
     await made.store.declare()
     return made
+
+
+@pytest.fixture
+async def at(
+    bus: Bus, registry: Registry, servers: Mapping[str, str], tmp_path: Path, begin: Begin,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Studio]:  # fmt: skip
+    """All that a medium goes through, at work."""
+    async with studio(bus, registry, servers, tmp_path, begin, monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture
+async def ann(at: Studio) -> Client:
+    """Somebody who takes media in."""
+    return await at.client()

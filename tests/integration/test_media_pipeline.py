@@ -6,7 +6,7 @@ import asyncio
 import io
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +19,14 @@ from framemesh import subjects
 from framemesh.bus import Bus
 from framemesh.events import EventStore
 from framemesh.messages import MediaEvent
-from framemesh.registry import Registry
 from framemesh.steps.derivations import Derivation
 from framemesh.steps.triggers import TriggerEvent, Triggers
 from framemesh.tokens import Scope
 from tests.integration.gateways import Client
-from tests.integration.medias import Studio, form, studio
-from tests.integration.stepping import Begin
+from tests.integration.medias import Studio, form
 from tests.samples import dead_letters, until
 
 Need = Callable[[str], Path]
-
-
-@pytest.fixture
-async def at(
-    bus: Bus, registry: Registry, servers: Mapping[str, str], tmp_path: Path, begin: Begin,
-    monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[Studio]:  # fmt: skip
-    async with studio(bus, registry, servers, tmp_path, begin, monkeypatch) as made:
-        yield made
-
-
-@pytest.fixture
-async def ann(at: Studio) -> Client:
-    return await at.client()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from framemesh.encoders import pick_encoder
 from framemesh.errors import FramemeshError
 from framemesh.messages import Classification, Detection
 from services.registrator.evidence import (
@@ -21,7 +22,6 @@ from services.registrator.evidence import (
     colour_of,
     draw,
     free_place,
-    pick_encoder,
     plain,
 )
 from tests.unit.test_pictures import with_exif

@@ -11,12 +11,13 @@ import av
 import numpy as np
 import pytest
 
+from framemesh.encoders import pick_encoder
 from framemesh.errors import FramemeshError
 from services.media import hls
 from services.media.ladder import Rendition, Rung, renditions
 from services.media.loudness import Loudness, measure
 from services.media.probe import Probe, probe
-from services.media.transcode import Transcoder, pick_encoder
+from services.media.transcode import Transcoder
 
 LADDER = [Rung(height=height, kbps=kbps) for height, kbps in ((1080, 4500), (720, 2500), (480, 1200), (240, 400))]
 SMALL = [Rung(height=120, kbps=200)]
@@ -210,8 +211,3 @@ def test_the_master_names_sound_once_and_each_rendition_by_itself() -> None:
     ) in text
     assert 'AUDIO="sound"' not in hls.master(both[:1], "hls/e")
     assert "#EXT-X-MEDIA" not in hls.master(both[1:], "hls/e")
-
-
-def test_an_encoder_that_there_is_not_is_named() -> None:
-    with pytest.raises(FramemeshError, match="setting video_encoder: FFmpeg has no h266"):
-        pick_encoder("h266")

@@ -62,6 +62,7 @@ class Desk:
 
 @asynccontextmanager
 async def connected(data: Path | None) -> AsyncIterator[Desk]:
+    """Connections to the mesh of a data folder, for a block."""
     bus, registry = await clients(mesh_settings(data))
     try:
         jobs = Jobs(bus, registry.redis)
@@ -302,6 +303,7 @@ def read_plan(path: Path) -> Plan:
 
 
 def read_input(parts: list[str]) -> dict[str, Any]:
+    """The options ``--input`` as a job's input. Raises FramemeshError."""
     found: dict[str, Any] = {}
     for part in parts:
         if part.startswith("@"):

@@ -226,8 +226,8 @@ CHANNELS = (
         subjects.events("media"),
         subjects.EVENTS,
         MediaEvent,
-        "A medium can be played, could not be made, or was deleted. `kind` tells it from an event of a source that "
-        "is called media.",
+        "A medium can be played, could not be made, or was deleted. `kind` tells it from an event of a source "
+        "that is called media.",
         "<media>/<job>/<state>",
         traced=False,
     ),
@@ -329,9 +329,9 @@ CHANNELS = (
         subjects.trigger("{trigger}"),
         subjects.TRIGGERS,
         TriggerEvent,
-        "Something happened: it starts the plan that is subscribed to the trigger, whose name may have dots. It lies "
-        "here until it is a job. A full stream refuses it. What cannot become a job, or whose job fails, is a dead "
-        "letter.",
+        "Something happened: it starts the plan that is subscribed to the trigger, whose name may have dots. It "
+        "lies here until it is a job. A full stream refuses it. What cannot become a job, or whose job fails, is "
+        "a dead letter.",
         traced=False,
         options={_MSG_ID: "The same id within ten minutes: the same event"},
     ),

@@ -393,7 +393,7 @@ TRIGGERS = Stream(
         retention=RetentionPolicy.WORK_QUEUE,
         storage=StorageType.FILE,
         max_bytes=1024 * MIB,
-        discard=DiscardPolicy.NEW,  # what was taken is never dropped: a full stream refuses, and its publisher knows
+        discard=DiscardPolicy.NEW,  # a full stream refuses, and its publisher knows
         duplicate_window=10 * MINUTE,
         allow_direct=True,
     )

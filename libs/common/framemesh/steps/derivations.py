@@ -1,7 +1,7 @@
 """What functions have given, remembered by the hash of what they were given: the same is not done twice.
 
-Each is remembered in a scope, such as one medium, and forgotten with it. An input names files by their addresses, so
-a file that comes again must come under the address that it had.
+Each is remembered in a scope, such as one medium, and forgotten with it. An input names files by their addresses,
+so a file that comes again must come under the address that it had.
 """
 
 from __future__ import annotations

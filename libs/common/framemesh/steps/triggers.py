@@ -1,7 +1,8 @@
 """Events that start jobs: whoever publishes on ``triggers.<name>`` starts the plan that is subscribed to it.
 
-The stream has an event before its publisher hears that it was taken, and keeps it until it is a job. One that cannot
-become a job is a dead letter, and so is that of a job that has failed: `framemesh dead replay` sends it again.
+The stream has an event before its publisher hears that it was taken, and keeps it until it is a job. One that
+cannot become a job is a dead letter, and so is that of a job that has failed: `framemesh dead replay` sends it
+again.
 """
 
 from __future__ import annotations
