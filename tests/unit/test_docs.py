@@ -62,7 +62,7 @@ def own_fields(settings: type[Settings], base: type[Settings]) -> dict[str, Fiel
 
 
 def check_settings(text: str, fields: dict[str, FieldInfo]) -> None:
-    table = rows(text.partition("\nA route is")[0])
+    table = rows(re.split(r"\nA route is|\n### ", text)[0])
     assert set(table) == set(fields)
     for name, field in fields.items():
         if name not in IN_WORDS and field.default_factory is None and name not in {"source", "instance"}:
