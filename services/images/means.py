@@ -31,7 +31,7 @@ class Means:
     async def open(cls, settings: ImagesSettings) -> Means:
         """Connect. Raises FramemeshError or BlobError."""
         bucket = Bucket(settings.s3_url, settings.images_bucket, settings.s3_access_key, settings.s3_secret_key)
-        await bucket.create()
+        await bucket.create(settings.connect_patience)
         engine = await open_database(settings.jobs_database, settings.connect_patience)
         pool = Pool(settings.images_processes, settings.images_memory_mb << 20, settings.images_timeout)
         return cls(settings, engine, ImageTable(engine), Marks(engine), bucket, pool)

@@ -28,7 +28,7 @@ class Media(StepWorker[MediaSettings]):
         self._engine = await open_database(given.jobs_database, given.connect_patience)
         bucket = Bucket(given.s3_url, given.media_bucket, given.s3_access_key, given.s3_secret_key)
         try:
-            await bucket.create()
+            await bucket.create(given.connect_patience)
         except BlobError as error:
             raise FramemeshError(f"{error}: check s3_url and the keys") from error
         await self.bus.declare(subjects.EVENTS)

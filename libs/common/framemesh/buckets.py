@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +22,7 @@ _OPTIONS: Any = {"allow_http": True, "connect_timeout": "3s", "timeout": "30s"}
 _RETRY: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=15)}
 _SOON = timedelta(minutes=1)
 _TAKEN = 409
+AGAIN_S = 0.5
 
 T = TypeVar("T")
 
@@ -48,15 +51,27 @@ class Bucket:
             client_options=_OPTIONS, retry_config=_RETRY, **keys,
         )  # fmt: skip
 
-    async def create(self) -> None:
-        """Make the bucket where there is none. Raises BlobError."""
+    async def create(self, patience: float = 0.0) -> None:
+        """Make the bucket where there is none; wait up to ``patience`` seconds for a store that is away.
+
+        Raises BlobError.
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return await self._create()
+            except (aiohttp.ClientError, OSError) as error:
+                if time.monotonic() > deadline:
+                    raise BlobError(f"s3_url {self._url}: {error!r}") from error
+            await asyncio.sleep(AGAIN_S)
+
+    async def _create(self) -> None:
         address = obstore.sign(self._store, "PUT", "", _SOON) if self._signed else f"{self._url}/{self.name}"
-        try:
-            async with aiohttp.ClientSession() as session, session.put(address) as answer:
-                if answer.status >= 300 and answer.status != _TAKEN:  # noqa: PLR2004
-                    raise BlobError(f"bucket {self.name}: HTTP {answer.status} {(await answer.text())[:200]}")
-        except (aiohttp.ClientError, OSError) as error:
-            raise BlobError(f"s3_url {self._url}: {error!r}") from error
+        async with aiohttp.ClientSession() as session, session.put(address) as answer:
+            if answer.status >= 500:  # noqa: PLR2004 - it is only starting
+                answer.raise_for_status()
+            if answer.status >= 300 and answer.status != _TAKEN:  # noqa: PLR2004
+                raise BlobError(f"bucket {self.name}: HTTP {answer.status} {(await answer.text())[:200]}")
 
     def url(self, key: str) -> str:
         """Where an object is."""
