@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import librosa
 import numpy as np
 
 from framemesh.audio import RATE, Samples
+from framemesh.locks import locked
 from services.voice.sound import Stretch, Values, runs
 from services.voice.untold import Untold
 
@@ -71,14 +74,28 @@ def track(samples: Samples, stretches: Sequence[Stretch], *, low_hz: float, high
     return Track(hz)
 
 
+@cache
 def warm_up() -> None:
-    """Have librosa compile, which takes 20 s on a machine where it never ran."""
-    _pyin(np.zeros(FRAME, np.float32), 65, 500)
+    """Have librosa compile, which takes 20 s on a machine where it never ran.
+
+    It keeps what it has compiled beside itself, for all processes. Two that did so at once would keep a mixture,
+    and it ends each process that loads it (SIGSEGV): so one at a time.
+    """
+    with locked(Path(librosa.__file__).parent):
+        _librosa_pyin(np.zeros(FRAME, np.float32), 65, 500)
 
 
 def _pyin(samples: Samples, low_hz: float, high_hz: float) -> Values:
-    hz = librosa.pyin(samples, fmin=low_hz, fmax=high_hz, sr=RATE, frame_length=FRAME, hop_length=HOP)[0]
+    warm_up()
+    hz = _librosa_pyin(samples.astype(np.float32, copy=False), low_hz, high_hz)
     return np.where(hz > low_hz * AT_BOUND, hz, np.nan)
+
+
+def _librosa_pyin(samples: Samples, low_hz: float, high_hz: float) -> Values:
+    found: Values = librosa.pyin(samples, fmin=low_hz, fmax=high_hz, sr=RATE, frame_length=FRAME, hop_length=HOP)[
+        0
+    ]
+    return found
 
 
 def check_voiced(track: Track, speaking_s: float) -> None:
