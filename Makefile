@@ -23,7 +23,7 @@ demo: $(STAMP) ## run a real video through the whole mesh and list its events
 	@$(BIN)/framemesh demo --keep demo-output
 
 test: $(STAMP) ## every test, against real servers
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP) ## format, lint, types, layers, generated files
 	$(BIN)/ruff format --check .
