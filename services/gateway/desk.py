@@ -84,3 +84,11 @@ class Call:
     def may_see(self, owner: str) -> bool:
         """Whether an owner's jobs are this token's business."""
         return owner == self.token.name or self.token.scope.covers(Scope.ADMIN)
+
+    def whose(self, owner: str | None, what: str) -> str | None:
+        """Whose to list where an owner was asked for, or none: None is everybody's. Raises Problem."""
+        if self.may_see(owner or ""):
+            return owner
+        if owner is not None:
+            raise Problem(403, f"owner: {owner}'s {what} are not yours: leave it out", field="owner")
+        return self.token.name

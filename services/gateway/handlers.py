@@ -178,11 +178,7 @@ async def show(call: Call) -> web.Response:
 async def list_jobs(call: Call) -> web.Response:
     """Jobs from the database, the newest first."""
     query = cast(JobsQuery, call.query)
-    owner = query.owner
-    if not call.may_see(owner or ""):
-        if owner is not None:
-            raise Problem(403, f"owner: {owner}'s jobs are not yours: leave it out", field="owner")
-        owner = call.token.name
+    owner = call.whose(query.owner, "jobs")
     try:
         page = await call.desk.table.page(
             status=query.status, owner=owner, limit=query.limit, cursor=query.cursor or ""

@@ -206,11 +206,7 @@ async def show(call: Call) -> web.Response:
 async def list_media(call: Call) -> web.Response:
     """Media, the newest first."""
     query = cast(MediaQuery, call.query)
-    owner = query.owner
-    if not call.may_see(owner or ""):
-        if owner is not None:
-            raise Problem(403, f"owner: {owner}'s media are not yours: leave it out", field="owner")
-        owner = call.token.name
+    owner = call.whose(query.owner, "media")
     try:
         found = await call.desk.media.page(
             owner=owner, source=query.source, limit=query.limit + 1, after=query.cursor or ""
