@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import secrets
@@ -15,7 +16,9 @@ import aiohttp
 import pytest
 
 from framemesh.bus import Bus
+from framemesh.errors import FramemeshError
 from framemesh.registry import Registry
+from framemesh.steps.client import Jobs
 from framemesh.steps.context import Context
 from framemesh.steps.files import named_file
 from framemesh.steps.functions import Function
@@ -76,6 +79,9 @@ async def studio(
     environment.setenv("MEDIA_PRESET", "ultrafast")
     given: dict[str, Any] = dict(servers)
     speech = Speech()
+    for function in ("embed", "index", "unindex"):  # other tests of this session had them
+        with contextlib.suppress(FramemeshError):
+            await Jobs(bus, registry.redis).forget(function)
     async with AsyncExitStack() as stack:
         site = await stack.enter_async_context(serving(bus, registry, servers, folder))
         jobs = JobsSettings(**given, instance="jobs", jobs_database=database)

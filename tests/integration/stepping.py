@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
+from framemesh.registry import Registry
 from framemesh.service import Service
 from framemesh.steps.client import Jobs
 from framemesh.steps.job import Job
 from framemesh.steps.plan import Plan
 from framemesh.steps.worker import StepSettings, StepWorker
+from tests.samples import until
 
 
 class AnyWorker(StepWorker[StepSettings]):
@@ -56,3 +59,13 @@ async def at_work(service: S) -> AsyncIterator[S]:
         await service.finish()
         if not task.cancelled() and (error := task.exception()):
             raise error
+
+
+@asynccontextmanager
+async def registered(registry: Registry, service: Service[Any]) -> AsyncIterator[None]:
+    """For the length of a block, the others know that a service is alive."""
+    beating = asyncio.create_task(registry.beating(service.heartbeat()))
+    await until(partial(registry.alive, service.kind))
+    yield
+    beating.cancel()
+    await asyncio.wait([beating])

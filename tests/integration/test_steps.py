@@ -25,7 +25,7 @@ from framemesh.steps.joblog import LogLines
 from framemesh.steps.plan import PlanError
 from framemesh.steps.store import JobMissing, child_id
 from tests.integration import step_bodies
-from tests.integration.stepping import Begin, one, over, plan
+from tests.integration.stepping import Begin, one, over, plan, registered
 from tests.samples import until
 
 S, J = StepStatus, JobStatus
@@ -360,6 +360,30 @@ async def test_a_paused_function_begins_nothing_until_it_is_resumed(jobs: Jobs, 
         assert (await over(jobs, job)).status is J.DONE
     with pytest.raises(FramemeshError, match="no worker has ever had it"):
         await jobs.functions.change("nothing", paused=True)
+
+
+async def test_a_function_that_is_removed_holds_nothing_up(
+    jobs: Jobs, begin: Begin, registry: Registry, name: str
+) -> None:
+    async def body(ctx: Context, given: Any) -> int:
+        return 1
+
+    async with begin(Function(name, body), Function(f"{name}-b", body)) as worker, registered(registry, worker):
+        with pytest.raises(FramemeshError, match="has it: stop that first"):
+            await jobs.forget(name)
+    whole = plan(it={"function": name}, more={"function": f"{name}-b", "after": ["it"]})
+    some = plan(it={"function": name, "optional": True}, more={"function": f"{name}-b", "after": ["it"]})
+    needing, going_on = await jobs.submit(whole), await jobs.submit(some)
+    assert await jobs.forget(name) == 2
+    assert (await over(jobs, needing)).error == f"it: nobody has the function {name!r} any more: it was removed"
+    async with begin(Function(f"{name}-b", body)):
+        job = await over(jobs, going_on)
+    assert (job.status, job.steps["it"].status) == (J.DONE, StepStatus.FAILED)
+    with pytest.raises(FramemeshError, match="no worker has ever had it"):
+        await jobs.forget(name)
+    jobs._known_at = 0
+    with pytest.raises(PlanError, match="no worker has ever had a function"):
+        await jobs.submit(whole)
 
 
 async def test_no_more_than_so_many_begin_a_second(jobs: Jobs, begin: Begin, name: str) -> None:

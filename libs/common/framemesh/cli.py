@@ -345,7 +345,7 @@ async def _wait_alive(mesh: Mesh) -> None:
     environment = mesh.environment()
     redis = await connect_redis(environment["redis_host"], int(environment["redis_port"]))
     try:
-        await mesh.wait_alive(Registry(redis, 10))
+        await mesh.wait_alive(Registry(redis))
     finally:
         await redis.aclose()
 

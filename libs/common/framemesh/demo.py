@@ -198,7 +198,7 @@ class Demo:
         bus = await Bus.connect(env["nats_host"], "demo")
         redis = await connect_redis(env["redis_host"], int(env["redis_port"]))
         try:
-            yield bus, Registry(redis, 10)
+            yield bus, Registry(redis)
         finally:
             await redis.aclose()
             await bus.close()

@@ -387,6 +387,20 @@ def limit(
     _set(data, name, **{key: value for key, value in values.items() if value is not None})
 
 
+@functions.command("rm")
+def remove_function(name: FunctionArgument, data: DataOption = None) -> None:
+    """Forget a function that no worker has any more: steps that wait for it fail, plans that need it are refused.
+
+    A job goes on without an optional step. It is refused while a worker that has the function is alive.
+    """
+
+    async def work() -> int:
+        async with connected(data) as desk:
+            return await desk.jobs.forget(name)
+
+    out.print(f"{name}: removed; {counted(run_until(work()), 'step')} waited for it")
+
+
 def _set(data: Path | None, name: str, **values: object) -> None:
     async def work() -> str:
         async with connected(data) as desk:

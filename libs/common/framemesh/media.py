@@ -139,13 +139,13 @@ def upload_plan() -> Plan:
 
 @cache
 def delete_plan() -> Plan:
-    """A medium is to be forgotten: out of the index, then all that was made of it. Its input: ``media``."""
+    """A medium is to be forgotten: all that was made of it, and its passages. Its input: ``media``."""
     given = {"media": "$input.media", "version": "$input.version?"}
     steps: dict[str, Any] = {
         "unindex": {
             "function": "unindex", "input": {"media": "$input.media"}, "optional": True, "retry": _PART,
         },
-        "removing": {"function": "removing", "after": ["unindex"], "input": given, "retry": _WHOLE},
+        "removing": {"function": "removing", "input": given, "retry": _WHOLE},  # though search be away
     }  # fmt: skip
     return Plan.model_validate({"name": "media-removal", "steps": steps})
 

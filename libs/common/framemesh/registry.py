@@ -66,7 +66,7 @@ async def connect(host: str, port: int, *, patience: float = 30.0) -> Redis:
 class Registry:
     """Heartbeats of this service and a view of the others."""
 
-    def __init__(self, redis: Redis, ttl: float) -> None:
+    def __init__(self, redis: Redis, ttl: float = 10.0) -> None:
         self.redis = redis
         self.ttl = ttl
         self._renew = redis.register_script(_RENEW)

@@ -16,10 +16,11 @@ from framemesh import subjects
 from framemesh.bus import Bus
 from framemesh.errors import FramemeshError
 from framemesh.pull import invalid
+from framemesh.registry import Registry
 from framemesh.steps import advance
 from framemesh.steps.admission import Admission
 from framemesh.steps.advance import Order
-from framemesh.steps.job import Job, JobStatus, Priority, is_id, new_id
+from framemesh.steps.job import Job, JobStatus, Priority, StepTask, is_id, new_id
 from framemesh.steps.joblog import LogLines
 from framemesh.steps.plan import Plan, check
 from framemesh.steps.store import JobMissing, JobStore
@@ -35,7 +36,9 @@ class Jobs:
         self.store = JobStore(bus, Admission(redis))
         self.functions = Switchboard(bus)
         self._bus = bus
+        self._registry = Registry(redis)
         self._known: set[str] = set()
+        self._known_at = 0.0
 
     async def submit(
         self,
@@ -72,9 +75,25 @@ class Jobs:
 
     async def check(self, plan: Plan, given: dict[str, Any] | None) -> None:
         """Raise PlanError, with the step and the fix, when the plan cannot be worked off with that input."""
-        if not plan.functions() <= self._known:
-            self._known = set(await self.functions.all())
+        if not plan.functions() <= self._known or time.monotonic() > self._known_at + KNOWN_S:
+            self._known, self._known_at = set(await self.functions.all()), time.monotonic()
         check(plan, given, self._known)
+
+    async def forget(self, function: str) -> int:
+        """Forget a function that no worker has any more; returns how many steps waited for it, which fail.
+
+        Raises FramemeshError for one that is not known, or that a worker has.
+        """
+        for worker in await self._registry.alive():
+            if function in worker.detail.get("functions", ()):
+                raise FramemeshError(f"function {function}: worker {worker.instance} has it: stop that first")
+        await self.functions.forget(function)
+        waiting = subjects.job_step(function, "*", "*", "*")
+        tasks = [stored.message async for stored in self._bus.read(subjects.JOBS.name, waiting, 1, StepTask)]
+        for task in tasks:
+            await self.store.fail(task, f"nobody has the function {function!r} any more: it was removed")
+        await self._bus.purge(subjects.JOBS.name, waiting)
+        return len(tasks)
 
     async def cancel(self, job_id: str, reason: str = "cancelled") -> Job:
         """End a job, whatever it is at; what waits is taken back. One that is over stays as it is."""

@@ -204,6 +204,15 @@ class JobStore:
         await self.take_back(job)
         return job
 
+    async def fail(self, work: Order | StepTask, reason: str) -> None:
+        """Fail a step that nobody can do. A job that is gone is no error."""
+        failure = Failure(reason, retry=False)
+        with contextlib.suppress(JobMissing):
+            await self.change(
+                work.job,
+                lambda job: advance.failed(job, work.step, work.item, work.attempt, failure, time.time()),
+            )
+
     async def take_back(self, job: Job) -> None:
         """Take back the steps of a job that is over."""
         await self.bus.purge(subjects.JOBS.name, subjects.job_step("*", "*", job.id, "*"))
@@ -266,7 +275,7 @@ class JobStore:
         try:
             given = advance.step_input(job, order.step, order.item)
         except MappingError as error:
-            await self._fail_step(order, str(error))
+            await self.fail(order, str(error))
             return
         parent = Parent(job=job.id, step=order.step, item=order.item, attempt=order.attempt)
         child = Job(
@@ -278,13 +287,6 @@ class JobStore:
         await self.change(job.id, begun)
         if not begun.wanted:
             await self.cancel(child.id, f"cancelled, with {job.id}")
-
-    async def _fail_step(self, order: Order, reason: str) -> None:
-        failure = Failure(reason, retry=False)
-        await self.change(
-            order.job,
-            lambda job: advance.failed(job, order.step, order.item, order.attempt, failure, time.time()),
-        )
 
     async def _tell_parent(self, job: Job) -> None:
         """A sub-job has come to its end: so has the step that it is of."""

@@ -93,16 +93,22 @@ class Switchboard:
 
     async def change(self, name: str, **values: object) -> FunctionState:
         """Set ``paused``, ``concurrency`` or ``rate``. Raises FramemeshError for a function that is not known."""
-        unknown = FramemeshError(f"function {name}: no worker has ever had it: `framemesh functions list`")
-        if not re.fullmatch(NAME_PATTERN, name):
-            raise unknown
+        _check_name(name)
 
         def changed(old: FunctionState | None) -> FunctionState:
             if old is None:
-                raise unknown
+                raise _unknown(name)
             return FunctionState.model_validate(old.model_dump() | values)
 
         return await self._change(name, changed)
+
+    async def forget(self, name: str) -> None:
+        """Take a function away, with what has been set. Raises FramemeshError for one that is not known."""
+        _check_name(name)
+        if await self.find(name) is None:
+            raise _unknown(name)
+        await set_slots(self._bus, name, 0)
+        await self._bus.purge(subjects.JOBS.name, subjects.job_function(name))
 
     async def _change(self, name: str, change: Callable[[FunctionState | None], FunctionState]) -> FunctionState:
         subject = subjects.job_function(name)
@@ -120,6 +126,15 @@ class Switchboard:
             except Conflict:
                 continue
             return new
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise _unknown(name)
+
+
+def _unknown(name: str) -> FramemeshError:
+    return FramemeshError(f"function {name}: no worker has ever had it: `framemesh functions list`")
 
 
 class Switch:
