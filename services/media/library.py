@@ -6,24 +6,47 @@ import re
 import time
 from typing import Any
 
+from pydantic import Field, field_validator
+
 from framemesh import subjects
 from framemesh.blobs import BlobMissing
 from framemesh.buckets import Bucket
 from framemesh.bus import Bus
-from framemesh.database.media import Media, MediaTable
+from framemesh.database.media import MediaTable
 from framemesh.errors import FramemeshError
-from framemesh.media import MEDIA_PATTERN, TRANSCRIPT, key, playlist_path
-from framemesh.messages import MediaEvent, MediaState
+from framemesh.labels import LONGEST
+from framemesh.media import MEDIA_PATTERN, TRANSCRIPT, edition_of, key, playlist_path
+from framemesh.messages import SOURCE_PATTERN, MediaEvent, MediaState
 from framemesh.steps.context import Context
 from framemesh.steps.derivations import Derivations
 from framemesh.steps.functions import Function, Skip
+from framemesh.steps.job import Owner
+from services.media.given import Given, checked
 
+MOST_VERSIONS = (1 << 31) - 1
 SUPERSEDED = "a newer version was asked for"
 _FILE = (
     "version", "video", "fetched", "sha256", "width", "height", "fps", "has_audio", "has_video", "content_type",
     "codecs", "tags",
 )  # fmt: skip
 _SPOKEN = ("language", "text", "text_cut", "words", "segments", "words_per_minute", "model")
+
+
+class RegisterInput(Given):
+    """Input of ``registering``: anybody may have published it."""
+
+    media: str = Field(pattern=MEDIA_PATTERN)
+    version: int | None = Field(None, ge=1, le=MOST_VERSIONS, strict=True)
+    owner: Owner | None = None
+    title: str | None = Field(None, max_length=LONGEST)
+    source: str | None = Field(None, pattern=SOURCE_PATTERN)
+
+    @field_validator("title")
+    @classmethod
+    def _readable(cls, title: str | None) -> str | None:
+        if title and not title.isprintable():
+            raise ValueError("want one line, of characters that can be seen")
+        return title
 
 
 class Library:
@@ -47,40 +70,50 @@ class Library:
 
     async def registering(self, ctx: Context, given: Any) -> Any:
         """Say which version of a medium a job makes, and what is known of the file that is published."""
-        media = _name(given)
-        version, before = given.get("version"), await self._table.find(media)
+        asked = checked(RegisterInput, given)
+        version = asked.version
         if version is None:
-            version = await self._ask(ctx, media, given, before)
-        elif not await self._table.work_on(media, version, ctx.job):
+            version = await self._ask(ctx, asked)
+        elif not await self._table.work_on(asked.media, version, ctx.job):
             raise Skip(SUPERSEDED)
-        published = before.published if before else None
+        # Read now: what an older version publishes until this one is asked for is known, and nothing after that.
+        row = await self._table.find(asked.media)
+        published = row.published if row else None
         known = {name: published[name] for name in ("video", "sha256", "fetched")} if published else None
         return {"version": version, "known": known}
 
-    async def _ask(self, ctx: Context, media: str, given: Any, before: Media | None) -> int:
+    async def _ask(self, ctx: Context, asked: RegisterInput) -> int:
         """An event that is not of the gateway: the next version, unless this job has asked for it already."""
+        media, before = asked.media, await self._table.find(asked.media)
         version = 1 if before is None else before.version + (before.job != ctx.job)
-        owner = str(given.get("owner") or "nobody")
-        about = {name: str(given.get(name) or "") for name in ("title", "source")}
-        about["source"] = about["source"] or media
-        if not await self._table.ask(media, owner=owner, job=ctx.job, version=version, **about):
+        owner, title, source = asked.owner or "nobody", asked.title or "", asked.source or media
+        if not await self._table.ask(media, owner=owner, job=ctx.job, version=version, title=title, source=source):
             if before and before.owner != owner:
                 raise FramemeshError(f"input.media: {media} is {before.owner}'s: choose another name")
             raise Skip(SUPERSEDED)
         return version
 
     async def publishing(self, ctx: Context, given: Any) -> Any:
-        """Let what was made be played, then drop what was made of other files."""
+        """Let what was made be played, then drop what was made of other files.
+
+        What is to be found follows from the output: where a newer version was asked for, nothing.
+        """
         media, file, hls = _name(given), given.get("file"), given.get("hls")
         if file is None or hls is None:
             raise Skip(SUPERSEDED)
         spoken = await self._keep_transcript(ctx, media, hls["edition"], given.get("transcript"))
         published = {name: file.get(name) for name in _FILE} | hls | {"transcript": spoken}
         current = await self._table.publish(media, file["version"], published)
-        await self._tidy(ctx, media)
+        if gone := await self._drop(media):
+            ctx.log.info("%d files of other versions deleted", gone)
         if not current:
             raise Skip(SUPERSEDED)
-        return {"version": file["version"], "edition": hls["edition"], "duration_s": hls["duration_s"]}
+        return {
+            "version": file["version"],
+            "edition": hls["edition"],
+            "duration_s": hls["duration_s"],
+            "transcript": (given.get("transcript") or {}).get("transcript"),
+        }
 
     async def _keep_transcript(self, ctx: Context, media: str, edition: str, spoken: Any) -> Any:
         """As long as the medium, beside its renditions."""
@@ -93,22 +126,22 @@ class Library:
         await self._bucket.put(key(media, edition, TRANSCRIPT), data, "application/json")
         return {name: spoken.get(name) for name in _SPOKEN}
 
-    async def _tidy(self, ctx: Context, media: str) -> None:
-        """Nothing stays but what is published."""
-        row = await self._table.find(media)
-        edition = row.published["edition"] if row and row.published else None
-        gone = await self._drop(media, edition)
-        await self._memory.forget(media, but=row.job if row else "")
-        if gone:
-            ctx.log.info("%d files of other versions deleted", gone)
-
-    async def _drop(self, media: str, but: str | None) -> int:
-        kept, count = key(media, but, "") if but else None, 0
+    async def _drop(self, media: str) -> int:
+        """Nothing stays but what is published, and what the newest job is making."""
+        count = 0
         async for page in self._bucket.pages(within=key(media, "")):
-            stale = [each.key for each in page if not (kept and each.key.startswith(kept))]
+            kept = await self._kept(media)  # asked after the listing: what is newer than this is not in it
+            stale = [each.key for each in page if not each.key.startswith(kept)]
             await self._bucket.delete(stale)
             count += len(stale)
         return count
+
+    async def _kept(self, media: str) -> tuple[str, ...]:
+        row = await self._table.find(media)
+        if row is None or row.deleted:
+            return ()
+        editions = [edition_of(row.job), *([row.published["edition"]] if row.published else [])]
+        return tuple(key(media, edition, "") for edition in editions)
 
     async def notifying(self, ctx: Context, given: Any) -> Any:
         """Tell what became of a medium; once for each job."""
@@ -124,6 +157,7 @@ class Library:
         else:
             about |= {"playlist": playlist_path(media), "duration_s": published.get("duration_s")}
             about |= {"indexed": given.get("indexed")}
+            await self._memory.forget(media, but=row.job if row else "")
         state = MediaState.READY if failed is None else MediaState.FAILED
         await self._tell(ctx, media, version or (row.version if row else 0), state, **about)
         return {"state": state.value}
@@ -144,7 +178,7 @@ class Library:
             row = await self._table.find(media)
         if row is None or not row.deleted or row.version != version:
             raise Skip(SUPERSEDED)
-        count = await self._drop(media, None)
+        count = await self._drop(media)
         await self._memory.forget(media)
         await self._tell(ctx, media, version, MediaState.DELETED, title=row.title, source=row.source)
         await self._table.remove(media, version)

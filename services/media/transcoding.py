@@ -9,18 +9,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from framemesh.buckets import Bucket
 from framemesh.encoders import pick_encoder
-from framemesh.errors import FramemeshError
-from framemesh.media import MASTER, MEDIA_PATTERN, TYPES, key
+from framemesh.media import MASTER, MEDIA_PATTERN, TYPES, edition_of, key
 from framemesh.settings import load
 from framemesh.steps.context import Context
-from framemesh.steps.derivations import digest, kept_seconds
+from framemesh.steps.derivations import kept_seconds
 from framemesh.steps.files import named_file
 from framemesh.steps.functions import Skip, step
 from services.media.functions import downloading_video
+from services.media.given import Given, checked
 from services.media.hls import Written, look, master
 from services.media.ladder import Rendition, renditions
 from services.media.loudness import Loudness, measure
@@ -35,11 +35,7 @@ AT_A_TIME = 8
 """Files that are stored at a time."""
 
 
-class _Given(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-
-class TranscodeInput(_Given):
+class TranscodeInput(Given):
     """Input of ``transcoding``."""
 
     media: str = Field(pattern=MEDIA_PATTERN)
@@ -77,7 +73,7 @@ async def transcoding(ctx: Context, given: Any) -> Any:
     """Make the renditions of a medium as HLS, its sound at one loudness, and store them in the bucket."""
     settings = load(MediaSettings)
     path = await named_file(ctx, given, "video")
-    asked = _input(given)
+    asked = checked(TranscodeInput, given)
     loudness = await _measured(ctx, path, asked)
     folder = ctx.scratch / "hls"
     gain = loudness.gain(asked.loudness) if loudness and asked.loudness is not None else 0.0
@@ -87,7 +83,7 @@ async def transcoding(ctx: Context, given: Any) -> Any:
     )  # fmt: skip
     await _follow(ctx, transcoder.run(path), asked.duration_s, MEASURED, WRITTEN)
     written = [look(folder, each) for each in asked.renditions or []]
-    edition = digest(given)
+    edition = edition_of(ctx.job)
     (folder / MASTER).write_text(master(written, f"hls/{edition}"))
     await _store(ctx, folder, asked.media, edition, settings)
     return {
@@ -97,14 +93,6 @@ async def transcoding(ctx: Context, given: Any) -> Any:
         "renditions": [_told(each) for each in written],
         "loudness": None if loudness is None else asdict(loudness) | {"target": asked.loudness, "gain_db": gain},
     }
-
-
-def _input(given: Any) -> TranscodeInput:
-    try:
-        return TranscodeInput.model_validate(given)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise FramemeshError(f"input.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 async def _measured(ctx: Context, path: Path, asked: TranscodeInput) -> Loudness | None:
@@ -148,11 +136,7 @@ async def _store(ctx: Context, folder: Path, media: str, edition: str, settings:
             done += 1
             await ctx.progress(WRITTEN + (100 - WRITTEN) * done / len(files), "storing")
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for path in files[:-1]:
-                group.create_task(put(path))
-        await put(files[-1])
-    except BaseException:  # half of it is of no use
-        await bucket.delete([key(media, edition, *path.relative_to(folder).parts) for path in files])
-        raise
+    async with asyncio.TaskGroup() as group:
+        for path in files[:-1]:
+            group.create_task(put(path))
+    await put(files[-1])

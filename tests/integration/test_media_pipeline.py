@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -18,10 +19,15 @@ from pyloudnorm import Meter
 from framemesh import subjects
 from framemesh.bus import Bus
 from framemesh.events import EventStore
+from framemesh.media import edition_of, key
 from framemesh.messages import MediaEvent
+from framemesh.steps.context import Context
 from framemesh.steps.derivations import Derivation
+from framemesh.steps.functions import Skip
+from framemesh.steps.job import StepTask
 from framemesh.steps.triggers import TriggerEvent, Triggers
 from framemesh.tokens import Scope
+from services.media.library import Library
 from tests.integration.gateways import Client
 from tests.integration.medias import Studio, form
 from tests.samples import dead_letters, until
@@ -261,6 +267,31 @@ async def test_a_newer_version_ends_the_older_one(at: Studio, ann: Client, asset
     assert {each.split("/")[1] for each in await keys(at, name)} == {
         (await at.site.gateway.desk.media.find(name)).published["edition"]  # type: ignore[union-attr, index]
     }
+
+
+async def test_an_older_version_that_comes_late_leaves_what_a_newer_one_has_written(at: Studio, name: str) -> None:
+    """Its event may have come without the gateway, or that was killed before it could cancel the job."""
+    desk = at.site.gateway.desk
+    for version, job in ((1, "older"), (2, "newer")):
+        assert await desk.media.ask(name, owner="a", title="", source=name, job=job, version=version)
+        await desk.media_bucket.put(key(name, edition_of(job), "init.mp4"), b"x", "video/mp4")
+    spoken = await desk.blobs.put(b"{}")
+
+    async def published(job: str, version: int) -> Any:
+        task = StepTask(job=job, step="publishing", attempt=1, function="publishing")
+        hls = {"edition": edition_of(job), "duration_s": 1.0, "renditions": []}
+        given = {"media": name, "file": {"version": version}, "hls": hls, "transcript": {"transcript": spoken}}
+        library = Library(at.bus, desk.media, desk.media_bucket)
+        return await library.publishing(Context.of(task, logging.getLogger(), desk.blobs, said), given)
+
+    async def said(percent: float, text: str) -> None: ...
+
+    newer = edition_of("newer")
+    with pytest.raises(Skip, match="a newer version"):
+        await published("older", 1)
+    assert await keys(at, name) == [key(name, newer, "init.mp4")]
+    assert (await published("newer", 2))["transcript"] == spoken
+    assert await keys(at, name) == [key(name, newer, "init.mp4"), key(name, newer, "transcript.json")]
 
 
 # -- the API ------------------------------------------------------------------------------------------

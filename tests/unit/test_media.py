@@ -14,6 +14,9 @@ import pytest
 from framemesh import mediafile
 from framemesh.audio import RATE
 from framemesh.errors import FramemeshError
+from framemesh.media import upload_plan
+from framemesh.steps import advance
+from framemesh.steps.job import Job
 from services.media.addresses import Guard, refusal
 from services.media.download import shown
 from services.media.extract import extract
@@ -218,3 +221,23 @@ def test_pictures_come_at_the_rate_that_is_asked_for(assets: Need) -> None:
         times = [at for at, _ in mediafile.pictures(container, stream, 5)]
     assert len(times) == 12
     assert np.diff(times) == pytest.approx(0.2, abs=0.02)
+
+
+# -- the plan -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("superseded", [False, True])
+def test_only_what_is_published_is_to_be_found(superseded: bool) -> None:
+    job = Job(id="j", plan=upload_plan(), input={"media": "_m", "url": "http://a/b"}, created=1)
+    advance.begin(job, 1)
+    for name in ("registering", "fetching-media", "transcoding", "extracting-audio", "transcribing"):
+        advance.done(job, name, None, 1, {"version": 1, "transcript": "t"}, 1, 2)
+    assert advance.scope(job, "transcoding") == "_m"
+    if superseded:
+        advance.skipped(job, "publishing", None, 1, "a newer version was asked for", 3)
+    else:
+        advance.done(job, "publishing", None, 1, {"version": 1, "transcript": "t"}, 1, 3)
+    assert advance.step_input(job, "embed", None)["transcript"] == (None if superseded else "t")
+    advance.skipped(job, "embed", None, 1, "nothing was said", 3)
+    given = advance.step_input(job, "index", None)
+    assert (given["passages"], given["version"]) == (None, None if superseded else 1)

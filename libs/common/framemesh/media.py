@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -31,6 +32,11 @@ def key(media: str, *names: str) -> str:
     return "/".join((media, *names))
 
 
+def edition_of(job: str) -> str:
+    """The edition that a job makes, whatever it makes it of: so no two write under the same keys."""
+    return hashlib.sha256(job.encode()).hexdigest()[:32]
+
+
 def playlist_path(media: str) -> str:
     """Path of the playlist of a medium, at the gateway."""
     return f"/media/{media}/{MASTER}"
@@ -41,7 +47,7 @@ def upload_plan() -> Plan:
     """What is made of a medium. Its input: ``media``, and ``url`` or ``upload``; ``title`` and ``source`` or none.
 
     Without its file nothing can be made; what is said in it, and finding that, is more that may be lacking. What
-    has been made of the same bytes before is taken again.
+    has been made of the same bytes before is taken again. Only what is published is to be found.
     """
     steps: dict[str, dict[str, Any]] = {
         "registering": {
@@ -87,19 +93,6 @@ def upload_plan() -> Plan:
             "optional": True,
             "remember": "$input.media",
         },
-        "embed": {
-            "after": ["transcribing"],
-            "input": _ABOUT | {"transcript": "$steps.transcribing.transcript?"},
-            "timeout": _HOUR,
-            "optional": True,
-            "remember": "$input.media",
-        },
-        "index": {
-            "after": ["embed"],
-            "input": _ABOUT | {"passages": "$steps.embed.passages?", "version": "$steps.fetching-media.version?"},
-            "timeout": _HOUR,
-            "optional": True,
-        },
         "publishing": {
             "after": ["transcoding", "transcribing"],
             "input": {
@@ -110,6 +103,19 @@ def upload_plan() -> Plan:
             },
             "timeout": _HOUR,
             "retry": _WHOLE,
+        },
+        "embed": {
+            "after": ["publishing"],
+            "input": _ABOUT | {"transcript": "$steps.publishing.transcript?"},
+            "timeout": _HOUR,
+            "optional": True,
+            "remember": "$input.media",
+        },
+        "index": {
+            "after": ["publishing", "embed"],
+            "input": _ABOUT | {"passages": "$steps.embed.passages?", "version": "$steps.publishing.version?"},
+            "timeout": _HOUR,
+            "optional": True,
         },
         "notifying": {
             "after": ["publishing", "index"],

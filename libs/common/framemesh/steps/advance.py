@@ -25,9 +25,10 @@ from framemesh.steps.job import (
     place,
 )
 from framemesh.steps.mapping import MappingError, resolve
-from framemesh.steps.plan import MOST_ITEMS, NAME_PATTERN, ON_FAILURE, Step, ended_before
+from framemesh.steps.plan import MOST_ITEMS, ON_FAILURE, Step, ended_before
 from framemesh.steps.text import writable
 
+SCOPE_PATTERN = r"[A-Za-z0-9_-]{1,64}"
 LONGEST_ERROR = 4096
 LEAST_ERROR = 96
 ITEMS_ERRORS = 192 * 1024
@@ -454,7 +455,7 @@ def known(job: Job) -> dict[str, Any]:
 def scope(job: Job, step: str) -> str | None:
     """In which scope what a step gives is remembered; None where it is not. Raises MappingError."""
     found = resolve(job.step_of(step).remember, known(job))
-    if found is not None and not re.fullmatch(NAME_PATTERN, str(found)):
+    if found is not None and not re.fullmatch(SCOPE_PATTERN, str(found)):
         raise MappingError(f"remember: {str(found)[:80]!r} is no name of a scope: want letters, digits, - and _")
     return None if found is None else str(found)
 
