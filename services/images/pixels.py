@@ -49,15 +49,16 @@ def examine(given: dict[str, Any], data: bytes) -> Reply:
     """
     claimed = dissected(data)
     _check_size(claimed.width, claimed.height, given["most_pixels"])
-    picture = _opened(data, given["most_pixels"])
-    animated = bool(getattr(picture, "is_animated", False))
+    clean = b"".join(claimed.kept)
+    picture = _opened(clean, given["most_pixels"])  # what is stored, not what was sent
     width, height = picture.size
-    orientation = _orientation(_decoded(picture, reduced=True))
+    animated = bool(getattr(_decoded(picture, reduced=True), "is_animated", False))
+    orientation = 1 if clean == data else _orientation(_opened(data, given["most_pixels"]))
     if orientation > 1:
-        claimed = dissected(data, _exif(orientation))
+        clean = b"".join(dissected(data, _exif(orientation)).kept)
     if orientation >= _LYING:
         width, height = height, width
-    return {"type": claimed.type, "width": width, "height": height, "animated": animated}, [b"".join(claimed.kept)]
+    return {"type": claimed.type, "width": width, "height": height, "animated": animated}, [clean]
 
 
 def _check_size(width: int, height: int, most: float) -> None:
@@ -187,6 +188,7 @@ def _saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
 SAVED_SHARE = 0.05
 """Least share that a new encoding must save to be worth its loss."""
 _QUALITIES = (75, 82, 88, 92)
+_BYTE_BITS = 8
 _PNG_DEPTH = 24
 """Place of the bits a sample in a PNG."""
 
@@ -213,14 +215,20 @@ def optimize(given: dict[str, Any], data: bytes) -> Reply:
 
 
 def _repacked(picture: Image.Image, data: bytes) -> Reply:
-    if data[_PNG_DEPTH] > 8 or {"gamma", "chromaticity"} & set(picture.info) or b"cICP" in data[:200]:  # noqa: PLR2004
-        return {"likeness": 0.0}, []  # Pillow would write less than there is
+    if _says_more(picture, data):
+        return {"likeness": 0.0}, []
     tried = _packed(picture, {"optimize": True})
     again = Image.open(io.BytesIO(tried))
     same = again.mode == picture.mode and again.tobytes() == picture.tobytes()
     if not same or len(tried) > (1 - SAVED_SHARE) * len(data):
         return {"likeness": 0.0}, []
     return {"likeness": 1.0}, [tried]
+
+
+def _says_more(picture: Image.Image, data: bytes) -> bool:
+    """Whether a PNG has deeper samples, or more to say of its colours, than Pillow would write."""
+    head = data[: data.find(b"IDAT")]
+    return head[_PNG_DEPTH] > _BYTE_BITS or bool({"gamma", "chromaticity"} & set(picture.info)) or b"cICP" in head
 
 
 def _encoded(picture: Image.Image, quality: int) -> bytes:
