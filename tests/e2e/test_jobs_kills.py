@@ -55,6 +55,10 @@ class Victim:
         self._process = Process(name, [sys.executable, "-m", *module], env=env)
         self.kills = 0
 
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
     async def start(self) -> None:
         await self._process.start()
 
