@@ -167,7 +167,7 @@ async def check(user: User, document: dict[str, Any]) -> None:
         names = [*re.findall(r'URI="(.*?)"', playlist), *re.findall(r"^\S+\.m4s$", playlist, re.M)]
         whole = b"".join([await got(user, f"{folder}/{name}") for name in names])
         with av.open(io.BytesIO(whole), mode="r") as container:
-            frames = list(container.decode(container.streams[0]))
+            frames: list[Any] = list(container.decode(container.streams[0]))
         seconds = len(frames) / RATE if "/v120/" in path else sum(each.samples for each in frames) / 48_000
         assert abs(seconds - SECONDS) < 0.2, (path, seconds)
 
