@@ -68,7 +68,13 @@ async def fetching_media(ctx: Context, given: Any) -> Any:
     }
 
 
-@step("transcoding", timeout=LONGEST_S, process=True)
+def _encoding() -> list[str]:
+    """What is written depends on the encoder; ladder and loudness are in the input."""
+    settings = load(MediaSettings)
+    return [pick_encoder(settings.video_encoder), settings.media_preset]
+
+
+@step("transcoding", timeout=LONGEST_S, process=True, depends=_encoding)
 async def transcoding(ctx: Context, given: Any) -> Any:
     """Make the renditions of a medium as HLS, its sound at one loudness, and store them in the bucket."""
     settings = load(MediaSettings)

@@ -23,7 +23,13 @@ PIECE_S = 30.0
 OVERLAP_S = 1.5
 
 
-@step("transcribing", timeout=LONGEST_S, process=True)
+def _listening() -> dict[str, Any]:
+    """What is heard depends on the model, and on what it is told."""
+    settings = load(TranscribeSettings).model_dump()
+    return {name: value for name, value in settings.items() if name.startswith("transcribe_")}
+
+
+@step("transcribing", timeout=LONGEST_S, process=True, depends=_listening)
 async def transcribing(ctx: Context, given: Any) -> Any:
     """Write down what is said in ``audio``, the address of a stored sound of any length.
 

@@ -154,7 +154,7 @@ async def test_what_is_no_event_is_a_dead_letter(service: JobsService, bus: Bus,
 
 
 async def test_the_same_input_is_not_worked_on_twice_in_a_scope(jobs: Jobs, begin: Begin, name: str) -> None:
-    count = 0
+    count, model = 0, "small"
 
     async def body(ctx: Context, given: Any) -> Any:
         nonlocal count
@@ -167,12 +167,14 @@ async def test_the_same_input_is_not_worked_on_twice_in_a_scope(jobs: Jobs, begi
         assert job.status is JobStatus.DONE, job
         return int(job.output["it"]["made"])
 
-    async with begin(Function(name, body)) as worker:
+    async with begin(Function(name, body, depends=lambda: model)) as worker:
         memory = Derivations(worker.bus)
         assert [await made(name, 1), await made(name, 2), await made(name, 1)] == [1, 2, 1]
         assert await made(f"{name}-b", 1) == 3
         assert await memory.forget(name) == 2
         assert [await made(name, 1), await made(f"{name}-b", 1)] == [4, 3]
+        model = "large"
+        assert [await made(name, 1), await made(name, 1)] == [5, 5]
 
 
 async def test_what_a_job_has_taken_last_is_kept(bus: Bus, jobs: Jobs, name: str) -> None:

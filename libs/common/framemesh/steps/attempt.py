@@ -207,12 +207,13 @@ class Attempt:
 
     async def _remembered(self, scope: str, given: Any, seconds: float, kept: JobLog) -> Any:
         """What the function gave for this before, else what it gives now."""
-        memory, name, job = self._means.derivations, self._doing.function.name, self._task.job
-        if found := await memory.recall(scope, name, given, job):
+        memory, function, job = self._means.derivations, self._doing.function, self._task.job
+        known_by = {"input": given, "depends": function.depends()} if function.depends else given
+        if found := await memory.recall(scope, function.name, known_by, job):
             kept.info("the same as before: its output is taken again")
             return found.output
         output = await self._run(given, seconds, kept)
-        await memory.keep(scope, name, given, output, job, self._means.kept_s)
+        await memory.keep(scope, function.name, known_by, output, job, self._means.kept_s)
         return output
 
     async def _run(self, given: Any, seconds: float, kept: JobLog) -> Any:

@@ -65,6 +65,8 @@ class Function:
     rate: float = 0.0
     """Most begun a second in the whole mesh; 0 for no bound. As above."""
     description: str = ""
+    depends: Callable[[], Any] | None = None
+    """Says what the output depends on beside the input, such as a model: with another one it is not the same."""
 
     @property
     def spec(self) -> str:
@@ -82,6 +84,7 @@ def step(
     process: bool = False,
     concurrency: int = 0,
     rate: float = 0.0,
+    depends: Callable[[], Any] | None = None,
 ) -> Callable[[Body], Body]:
     """Register ``async def (ctx, input) -> output`` as a function. Its docstring's first line describes it.
 
@@ -96,7 +99,7 @@ def step(
         if not inspect.iscoroutinefunction(body):
             raise FramemeshError(f"@step({name!r}): {body.__qualname__} must be async def (ctx, input)")
         text = (inspect.getdoc(body) or "").partition("\n")[0]
-        function = Function(name, body, timeout, process, concurrency, rate, text)
+        function = Function(name, body, timeout, process, concurrency, rate, text, depends)
         if (other := _registered.get(name)) and other.spec != function.spec:
             raise FramemeshError(f"@step({name!r}) is there twice: in {other.spec} and in {function.spec}")
         _registered[name] = function
