@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, cast
 
 from aiohttp import web
@@ -10,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from framemesh.messages import (
     LONGEST_QUESTION,
     MOST_HITS,
+    QUESTION_PATTERN,
     Citation,
     SearchHit,
     SearchKind,
@@ -27,7 +29,7 @@ from services.gateway.route import Route
 
 
 def _asks(text: str) -> str:
-    if not any(character.isalnum() for character in text):
+    if not re.search(QUESTION_PATTERN, text):
         raise ValueError("want words to look for, e.g. q=bread prices")
     return text
 
@@ -41,7 +43,7 @@ class SearchQuery(BaseModel):
         min_length=1,
         max_length=LONGEST_QUESTION,
         description="Words, a name, or a question",
-        json_schema_extra={"pattern": "^[A-Za-z0-9]"},
+        json_schema_extra={"pattern": QUESTION_PATTERN},
     )
     source: str | None = Field(
         None, min_length=1, max_length=256, description="Only of this camera, or of media with this source"
@@ -83,9 +85,9 @@ async def ask(call: Call) -> web.Response:
 
 
 async def _reply(call: Call, subject: str, seconds: float) -> SearchReply:
-    query = cast(SearchQuery, call.query)
+    asked = SearchRequest(**cast(SearchQuery, call.query).model_dump(), reader=call.whose(None, "media"))
     try:
-        found = await request(call.desk.bus, subject, SearchRequest(**query.model_dump()), seconds)
+        found = await request(call.desk.bus, subject, asked, seconds)
     except NoSearch as error:
         raise away(str(error)) from error
     match found.trouble:
@@ -102,7 +104,8 @@ async def _reply(call: Call, subject: str, seconds: float) -> SearchReply:
 ROUTES = (
     Route(
         "GET", "/search", "search",
-        "Look for passages of transcripts, events and labels, by their words and by their meaning.",
+        "Look for passages of transcripts, events and labels, by their words and by their meaning. "
+        "Other owners' media are not found, but by admin.",
         Scope.VIEWER, search, SearchHits, SearchQuery,
     ),
     Route(

@@ -80,7 +80,7 @@ class Library:
         row = await self._table.find(asked.media)
         published = row.published if row else None
         known = {name: published[name] for name in ("video", "sha256", "fetched")} if published else None
-        return {"version": version, "known": known}
+        return {"version": version, "known": known, "owner": row.owner if row else None}
 
     async def _ask(self, ctx: Context, asked: RegisterInput) -> int:
         """An event that is not of the gateway: the next version, unless this job has asked for it already."""

@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 
 PROMPTS = Prompts(Path(__file__).parent / "prompts", "v1")
 MOST_PASSAGES = 12
+_HARMLESS = str.maketrans("[]<>\u3010\u3011", "()\u2039\u203a()")
 _MARK = re.compile(r"\[(\d+(?:\s*,\s*\d+)*)\]")
+_MARK_LIKE = re.compile(r"[\[\u3010]\s*\d[\d\s,;\u2013-]*[\]\u3011]")
 
 
 class Answer(BaseModel):
@@ -73,6 +75,8 @@ def checked(text: str, count: int) -> Answer:
     found = reading.parse(text, Answer)
     if not (found.answer or "").strip():
         return Answer(answer=None, citations=[])
+    if odd := [mark for mark in _MARK_LIKE.findall(found.answer or "") if not _MARK.fullmatch(mark)]:
+        raise ValueError(f"it cites as {odd[0][:20]}: write [1] or [1, 2]")
     marked = [int(number) for marks in _MARK.findall(found.answer or "") for number in re.split(r"\s*,\s*", marks)]
     cited = list(dict.fromkeys([*marked, *found.citations]))
     if wrong := [number for number in cited if not 1 <= number <= count]:
@@ -83,11 +87,16 @@ def checked(text: str, count: int) -> Answer:
 
 
 def _numbered(hits: Sequence[SearchHit]) -> str:
-    return "\n".join(f"[{number}] {_about(hit)}: {hit.text}" for number, hit in enumerate(hits, 1))
+    return "\n".join(f"[{number}] {_plain(_about(hit))}: {_plain(hit.text)}" for number, hit in enumerate(hits, 1))
 
 
 def _about(hit: SearchHit) -> str:
     return f"{hit.kind} of {hit.title or hit.source}"
+
+
+def _plain(text: str) -> str:
+    """In one line, without what looks like the number or the end of a passage: those are written here alone."""
+    return " ".join(text.split()).translate(_HARMLESS)
 
 
 async def _silent(length: int) -> None:

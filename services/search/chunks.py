@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
+LONGEST_WORD = 40
+"""Characters."""
 PAUSE_S = 2.0
 """Who is silent for so long has ended a sentence, also where no mark says so."""
 _END = re.compile("[.!?\u2026\u3002\uff01\uff1f][\"'\u201d\u2019\u00bb)\\]]*$")
@@ -110,8 +112,17 @@ def _forward(words: Iterator[SpokenWord] | Sequence[SpokenWord]) -> Iterator[Spo
     now = 0.0
     for word in words:
         start = max(now, word.start)
-        yield SpokenWord(text=" ".join(word.text.split()), start=start, end=max(start, word.end))
+        yield from _parts(" ".join(word.text.split()), start, max(start, word.end))
         now = start
+
+
+def _parts(text: str, start: float, end: float) -> Iterator[SpokenWord]:
+    """A word; in parts where it is long, as in scripts without blanks."""
+    cut = range(0, len(text), LONGEST_WORD)
+    step = (end - start) / len(cut)
+    for number, at in enumerate(cut):
+        begin = start + number * step
+        yield SpokenWord(text=text[at : at + LONGEST_WORD], start=begin, end=begin + step)
 
 
 def _ends(word: SpokenWord) -> bool:

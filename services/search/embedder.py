@@ -109,12 +109,17 @@ class Embeddings:
             answer = await self._client.embeddings.create(
                 model=self._server.model, input=list(texts), encoding_format="float"
             )
+            found = sorted(answer.data, key=lambda each: each.index)
+            vectors = np.array([each.embedding for each in found], np.float32)
         except APIError as error:
             raise explained(error, self._server) from None
-        found = sorted(answer.data, key=lambda each: each.index)
-        if len(found) != len(texts):
-            raise StepFailed(f"{self._server.url} gave {len(found)} vectors for {len(texts)} texts")
-        return list(_level(np.array([each.embedding for each in found], np.float32)))
+        except (AttributeError, TypeError, ValueError):  # what the client hands on unread
+            raise StepFailed(f"{self._server.url} gave no embeddings: is the address right?") from None
+        if len(vectors) != len(texts):
+            raise StepFailed(f"{self._server.url} gave {len(vectors)} vectors for {len(texts)} texts")
+        if not vectors[0].size or not np.isfinite(vectors).all():
+            raise StepFailed(f"{self._server.url} gave vectors without numbers")
+        return list(_level(vectors))
 
 
 async def open_embedder(settings: SearchSettings) -> Embedder:

@@ -84,8 +84,9 @@ def snippet(text: str, question: str) -> str:
     best = max(starts, key=lambda start: (sum(start <= at < start + SNIPPET - 20 for at in hits), -start))
     cut = text[best : best + SNIPPET]
     end = "" if best + SNIPPET >= len(text) else "…"
-    return ("…" if best else "") + (cut.rpartition(" ")[0] if end else cut) + end
+    whole = cut.rpartition(" ")[0] or cut  # not every script has blanks
+    return ("…" if best else "") + (whole if end else cut) + end
 
 
 def _where(asked: SearchRequest) -> Where:
-    return Where(kind=asked.kind, source=asked.source, since=asked.since)
+    return Where(kind=asked.kind, source=asked.source, since=asked.since, reader=asked.reader)

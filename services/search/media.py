@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
+from urllib.parse import quote
+from weakref import WeakValueDictionary
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -42,21 +44,24 @@ class _Given(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
 
-class EmbedInput(_Given):
+class About(_Given):
+    """What a passage tells of its media."""
+
+    media: str = Field(min_length=1, max_length=256)
+    title: str | None = Field(None, max_length=500)
+    source: str | None = Field(None, max_length=256)
+    owner: str | None = Field(None, min_length=1, max_length=256)
+
+
+class EmbedInput(About):
     """Input of ``embed``."""
 
-    media: str = Field(min_length=1, max_length=256)
     transcript: Any = None
-    title: str | None = Field(None, max_length=500)
-    source: str | None = Field(None, max_length=256)
 
 
-class IndexInput(_Given):
+class IndexInput(About):
     """Input of ``index``."""
 
-    media: str = Field(min_length=1, max_length=256)
-    title: str | None = Field(None, max_length=500)
-    source: str | None = Field(None, max_length=256)
     passages: str | None = Field(None, min_length=1)
     version: int | None = None
     """Null where nothing of the media was looked at: an older version, which says nothing of the newest."""
@@ -144,7 +149,8 @@ class MediaIndex:
                 for passage, each in zip(wanted, stored.passages, strict=True)
                 if usable
             }
-            changed = [p for p in wanted if p.id not in before or not before[p.id].passage.like(p)]
+            wanted = [p if p.id not in before else p.known_since(before[p.id].passage.time) for p in wanted]
+            changed = [p for p in wanted if p.id not in before or before[p.id].passage != p]
             for at in range(0, len(changed), BATCH):
                 await ctx.progress(95 * at / len(changed), f"passage {at} of {len(changed)}")
                 await self._put(changed[at : at + BATCH], known)
@@ -173,11 +179,12 @@ class MediaIndex:
             )
         return _numbered(self._passage(asked, each.text, each.start, each.end) for each in cut)
 
-    def _passage(self, asked: EmbedInput | IndexInput, text: str, start: float, end: float) -> Passage:
+    def _passage(self, asked: About, text: str, start: float, end: float) -> Passage:
         return Passage(
             kind=SearchKind.TRANSCRIPT, text=text, start=round(start, 3), end=round(end, 3), time=time.time(),
             media=asked.media, source=asked.source or asked.media, title=asked.title or "",
-            link=f"/media/{asked.media}/index.m3u8#t={start:.1f}",
+            link=f"/media/{quote(asked.media, safe='')}/index.m3u8#t={start:.1f}",
+            owner=asked.owner,
         )  # fmt: skip
 
     async def _vectors(self, ctx: Context, made: Sequence[Passage]) -> list[Vector]:
@@ -206,35 +213,11 @@ class LocalLocks:
     """For the one process that has the index."""
 
     def __init__(self) -> None:
-        self._locks: dict[str, asyncio.Lock] = {}
-        self._users: Counter[str] = Counter()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    def __call__(self, media: str) -> _Held:
-        """The lock of one media."""
-        return _Held(self, media)
-
-    async def take(self, media: str) -> None:
-        """Wait for it."""
-        self._users[media] += 1
-        await self._locks.setdefault(media, asyncio.Lock()).acquire()
-
-    def give(self, media: str) -> None:
-        """Let the next one have it; forgotten with the last."""
-        self._locks[media].release()
-        self._users[media] -= 1
-        if not self._users[media]:
-            del self._locks[media], self._users[media]
-
-
-class _Held:
-    def __init__(self, locks: LocalLocks, media: str) -> None:
-        self._locks, self._media = locks, media
-
-    async def __aenter__(self) -> None:
-        await self._locks.take(self._media)
-
-    async def __aexit__(self, *_: object) -> None:
-        self._locks.give(self._media)
+    def __call__(self, media: str) -> asyncio.Lock:
+        """The lock of one media; forgotten with the last who wants it."""
+        return self._locks.setdefault(media, asyncio.Lock())
 
 
 def _numbered(passages: Iterable[Passage]) -> list[Passage]:

@@ -39,6 +39,8 @@ class Passage(BaseModel):
     """Of two of one event the higher is the newer."""
     labels: dict[str, tuple[float, float]] = {}
     """First and last sighting of each label."""
+    owner: str | None = None
+    """Whose media it is of: only they find it, and who may read everything; None: everybody does."""
     ordinal: int = 0
     """Counts the passages of one media that say the same."""
 
@@ -64,9 +66,9 @@ class Passage(BaseModel):
                 key = f"{self.source}/{self.media}"
         return str(uuid.uuid5(_SPACE, f"{self.kind}/{key}"))
 
-    def like(self, other: Passage) -> bool:
-        """Whether it says the same, whenever it came."""
-        return self.model_copy(update={"time": other.time}) == other
+    def known_since(self, time: float) -> Passage:
+        """The same, indexed earlier."""
+        return self.model_copy(update={"time": time})
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class Where:
     source: str | None = None
     since: float | None = None
     before: float | None = None
+    reader: str | None = None
+    """What this one may find; None: everything."""
 
     @property
     def equal(self) -> dict[str, Any]:
@@ -94,7 +98,7 @@ class Where:
         return {name: value for name, value in wanted.items() if value is not None}
 
 
-INDEXED = {"kind": "keyword", "media": "keyword", "source": "keyword", "time": "float"}
+INDEXED = {"kind": "keyword", "media": "keyword", "source": "keyword", "owner": "keyword", "time": "float"}
 """Fields that passages are filtered by."""
 
 

@@ -115,6 +115,9 @@ class QdrantShelf:
     async def flush(self) -> None:
         """Nothing: each update waits until the server has it."""
 
+    async def tidy(self) -> None:
+        """Nothing: the server does it by itself."""
+
     async def close(self) -> None:
         """Nothing: the connections are the library's."""
 
@@ -140,6 +143,9 @@ def _filter(where: Where) -> m.Filter | None:
     must: list[Any] = [m.FieldCondition(key=name, match=m.MatchValue(value=v)) for name, v in where.equal.items()]
     if where.since is not None or where.before is not None:
         must.append(m.FieldCondition(key="time", range=m.Range(gte=where.since, lt=where.before)))
+    if where.reader is not None:
+        own = m.FieldCondition(key="owner", match=m.MatchValue(value=where.reader))
+        must.append(m.Filter(should=[m.IsEmptyCondition(is_empty=m.PayloadField(key="owner")), own]))
     return m.Filter(must=must) if must else None
 
 

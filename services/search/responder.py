@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
 from pydantic import ValidationError
 
 from framemesh.bus import Bus
@@ -72,5 +73,10 @@ class Responder:
         await self._send(msg, reply)
 
     async def _send(self, msg: Msg, reply: SearchReply) -> None:
-        with contextlib.suppress(NatsError):
+        try:
             await msg.respond(reply.model_dump_json().encode())
+        except MaxPayloadError:
+            too_long = "limit: so many passages fit into no message: ask for fewer"
+            await self._send(msg, SearchReply(trouble=SearchTrouble.FAILED, reason=too_long))
+        except NatsError as error:
+            log.warning("%s: nobody could be answered: %r", msg.subject, error)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from framemesh import subjects
@@ -46,10 +46,9 @@ class Search(StepWorker[SearchSettings]):
         self._library: Library = library(self.settings)
         self._embedder = await self._opened()
         self._name = shelf_name(self._embedder.name, self._embedder.size, self.settings.search_language)
-        self._shelf, fresh = await self._open_shelf()
-        if fresh:
-            await self._read_anew()
-        self.functions = MediaIndex(self.settings, self._shelf, self._embedder, self._locks()).functions
+        self._shelf = await self._open_shelf()
+        self._locked = self._locks()
+        self.functions = MediaIndex(self.settings, self._shelf, self._embedder, self._alone).functions
         self._finder, self._answers = Finder(self._shelf, self._embedder), Answers(self.settings)
         if reason := self.settings.unset:
             log.info("%s; GET /ask will say so", reason)
@@ -79,20 +78,29 @@ class Search(StepWorker[SearchSettings]):
         except StepFailed as error:
             raise StartAgain(f"no embeddings: {error}") from error
 
-    async def _open_shelf(self) -> tuple[Shelf, bool]:
+    async def _open_shelf(self) -> Shelf:
+        """A new one knows nothing of what another was told: the streams are read from their beginning."""
         try:
-            return await self._library.open(self._name, self._embedder.size)
+            if self._name not in await self._library.names():
+                await self._forget_place(self._name)  # before it is there: a kill in between loses nothing
+            return (await self._library.open(self._name, self._embedder.size))[0]
         except (FramemeshError, asyncio.CancelledError):
             raise
         except Exception as error:  # of two libraries
             where = self.settings.search_url or self.settings.search_path
             raise StartAgain(f"the index at {where} cannot be opened: {error!r}"[:500]) from error
 
-    async def _read_anew(self) -> None:
-        """A new index knows nothing of what another one was told: read the streams from their beginning."""
+    async def _forget_place(self, shelf: str) -> None:
+        """Nobody knows any more how far a shelf had read the streams."""
         for stream in (subjects.EVENTS, subjects.RESULTS):
             await self.bus.declare(stream)
-            await self.bus.delete_consumer(stream, subjects.search_consumer(stream, self._name).name)
+            await self.bus.delete_consumer(stream, subjects.search_consumer(stream, shelf).name)
+
+    @asynccontextmanager
+    async def _alone(self, media: str) -> AsyncIterator[None]:
+        await upkeep.taken_over(self._library, self._name)
+        async with self._locked(media):
+            yield
 
     def _locks(self) -> Callable[[str], AbstractAsyncContextManager[Any]]:
         if not self.settings.search_url:
@@ -142,7 +150,9 @@ class Search(StepWorker[SearchSettings]):
             group.create_task(insisting(lambda: upkeep.forgetting(self._shelf, self.settings)))
 
     async def _take_over(self) -> None:
-        await upkeep.take_over(self._library, self._name, self._shelf, self._embedder)
+        for other, size in (await upkeep.others(self._library, self._name)).items():
+            await upkeep.take_over(self._library, other, size, self._shelf, self._embedder)
+            await self._forget_place(other)
 
 
 async def insisting(work: Callable[[], Awaitable[None]]) -> None:

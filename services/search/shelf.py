@@ -12,6 +12,7 @@ from services.search.settings import SearchSettings
 
 DENSE, WORDS = "meaning", "words"
 PAGE = 256
+_NAME = re.compile(r".*-(\d+)-[a-z]+")
 AVERAGE_WORDS = 60.0
 """Words of a passage, for BM25: with longer ones a word counts less."""
 
@@ -46,6 +47,9 @@ class Shelf(Protocol):
     async def flush(self) -> None:
         """Return when everything is on disk."""
 
+    async def tidy(self) -> None:
+        """Give back the room of what was taken away, where it is much."""
+
     async def close(self) -> None:
         """Let go."""
 
@@ -70,6 +74,12 @@ def shelf_name(model: str, size: int, language: str) -> str:
     """A name for what depends on these: what was made by another model lies elsewhere."""
     plain = re.sub(r"[^A-Za-z0-9]+", "-", model).strip("-").lower()[:80]
     return f"{plain}-{size}-{language}"
+
+
+def size_of(name: str) -> int | None:
+    """How many numbers the vectors of a shelf have; None where it is none of ours."""
+    found = _NAME.fullmatch(name)
+    return int(found[1]) if found else None
 
 
 def parsed(payload: object) -> Passage:

@@ -11,11 +11,12 @@ from framemesh.messages import SearchKind
 from services.search.embedder import Embedder
 from services.search.passages import Passage, Point, Where
 from services.search.settings import SearchSettings
-from services.search.shelf import Library, Shelf
+from services.search.shelf import Library, Shelf, size_of
 
 log = logging.getLogger(__name__)
 
 EVERY_S = 600.0
+WAIT_S = 1.0
 BATCH = 64
 
 
@@ -25,6 +26,7 @@ async def forget(shelf: Shelf, settings: SearchSettings, now: float) -> None:
         if kept:
             await shelf.clear(Where(kind=kind, before=now - kept))
     await shelf.flush()
+    await shelf.tidy()
 
 
 async def forgetting(shelf: Shelf, settings: SearchSettings) -> None:
@@ -34,21 +36,25 @@ async def forgetting(shelf: Shelf, settings: SearchSettings) -> None:
         await asyncio.sleep(EVERY_S)
 
 
-async def take_over(library: Library, name: str, shelf: Shelf, embedder: Embedder) -> int:
-    """Move what lies on the shelves of other models to this one, with new vectors; how many passages.
+async def others(library: Library, name: str) -> dict[str, int]:
+    """Shelves of other models than this one's, with the length of their vectors."""
+    sizes = {other: size_of(other) for other in await library.names() if other != name}
+    return {other: size for other, size in sizes.items() if size}
 
-    One that is here already is newer. A shelf goes when all of it is here, so it may be killed at any time.
+
+async def taken_over(library: Library, name: str) -> None:
+    """Return when there are none: until then what a media has lost might yet be moved here."""
+    while await others(library, name):
+        await asyncio.sleep(WAIT_S)
+
+
+async def take_over(library: Library, other: str, size: int, shelf: Shelf, embedder: Embedder) -> int:
+    """Move what lies on the shelf of another model to this one, with new vectors; how many passages.
+
+    One that is here already is newer. The shelf goes when all of it is here, so it may be killed at any time.
     """
-    moved = 0
-    for other in await library.names():
-        if other != name:
-            log.info("%s was made by another model: its passages get new vectors", other)
-            moved += await _empty(library, other, shelf, embedder)
-    return moved
-
-
-async def _empty(library: Library, other: str, shelf: Shelf, embedder: Embedder) -> int:
-    old, _ = await library.open(other, int(other.split("-")[-2]))
+    log.info("%s was made by another model: its passages get new vectors", other)
+    old, _ = await library.open(other, size)
     moved = 0
     try:
         async for passages in _batches(old):

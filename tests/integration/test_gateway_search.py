@@ -45,6 +45,18 @@ async def test_passages_are_found_over_http(
         assert status == 200
         assert isinstance(hits, list)
         assert (hits[0]["text"], hits[0]["start"], hits[0]["media"]) == (SPEECH[0], 0.0, "m1")
+        given_to_bob = {"media": "m1", "source": "town", "passages": made["passages"], "owner": "bob"}
+        await index.index(context(blobs), given_to_bob)
+        assert await get("/search?q=old+bridge&kind=transcript") == (200, {"hits": []})
+        headers["Authorization"] = f"Bearer {(await site.client('bob', Scope.VIEWER)).token}"
+        status, told = await get("/search?q=old+bridge&kind=transcript")
+        bobs = told["hits"]
+        assert isinstance(bobs, list)
+        assert bobs[:2] == hits  # nothing else of them has changed
+        headers["Authorization"] = f"Bearer {(await site.client('root', Scope.ADMIN)).token}"
+        assert (await get("/search?q=old+bridge&kind=transcript"))[1] == told
+        status, told = await get("/search?q=%D0%BC%D0%BE%D1%81%D1%82+%ED%A0%80%00&kind=event")
+        assert (status, told) == (200, {"hits": []})
         for query, field in (("", "q"), ("q=...", "q"), ("q=x&kind=film", "kind"), ("q=x&since=soon", "since")):
             status, told = await get(f"/search?{query}")
             assert (status, told["field"]) == (400, field)

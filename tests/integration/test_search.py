@@ -21,7 +21,7 @@ from framemesh import subjects
 from framemesh.blobs import BlobStore
 from framemesh.bus import Bus
 from framemesh.errors import FramemeshError
-from framemesh.messages import Detection, Event, Result, SearchKind, SearchRequest, SearchTrouble
+from framemesh.messages import Detection, Event, Result, SearchKind, SearchReply, SearchRequest, SearchTrouble
 from framemesh.registry import Registry
 from framemesh.search import QUERY_S, NoSearch, request
 from framemesh.steps.client import Jobs
@@ -30,6 +30,7 @@ from framemesh.steps.job import JobStatus
 from services.search import upkeep
 from services.search.media import LocalLocks, MediaIndex
 from services.search.passages import Where
+from services.search.responder import Responder
 from services.search.search import Search
 from tests.integration.model_server import MODEL, ModelServer, says, serving
 from tests.integration.searches import SPEECH, context, find, searching, settings, transcript
@@ -178,8 +179,8 @@ async def test_a_kill_in_the_middle_of_indexing_loses_nothing_and_leaves_nothing
 ) -> None:
     """The title is another one than the vectors were made for, so that ``index`` takes its time."""
     given = settings(servers, tmp_path)
-    old = [f"Old sentence number {number} of a long talk about rivers." for number in range(300)]
-    new = [*old[:100], *(f"New sentence number {number} is about mountains and valleys." for number in range(300))]
+    old = [f"Old sentence number {number} of a long talk about rivers." for number in range(120)]
+    new = [*old[:40], *(f"New sentence number {number} is about mountains and valleys." for number in range(160))]
     async with searching(bus, registry, given) as service:
         index = MediaIndex(given, service._shelf, service._embedder, LocalLocks())
         await taken(index, blobs, media, *old)
@@ -341,6 +342,32 @@ async def test_another_model_takes_the_passages_over(
         assert (await find(bus, "Halvorsen")).hits[0].text == SPEECH[4]
 
 
+async def test_what_a_media_loses_while_another_model_takes_over_stays_lost(
+    bus: Bus, registry: Registry, servers: Mapping[str, str], tmp_path: Path, blobs: BlobStore, media: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    retracted = "All else that was said here was a mistake, and is taken back."
+    given, asked = settings(servers, tmp_path), asyncio.Event()
+    async with searching(bus, registry, given) as old:
+        await taken(MediaIndex(given, old._shelf, old._embedder, LocalLocks()), blobs, media, *SPEECH)
+    take_over = upkeep.take_over
+
+    async def late(*parts: Any) -> int:
+        await asked.wait()
+        return await take_over(*parts)
+
+    monkeypatch.setattr(upkeep, "take_over", late)
+    monkeypatch.setattr(upkeep, "WAIT_S", 0.05)
+    async with searching(bus, registry, settings(servers, tmp_path, search_language="german")) as new:
+        index = MediaIndex(given, new._shelf, new._embedder, new._alone)
+        changed = asyncio.create_task(taken(index, blobs, media, *SPEECH[:2], retracted))
+        await asyncio.wait([changed], timeout=0.5)
+        asked.set()
+        assert (await changed)["removed"] == 3
+        assert await new._library.names() == [new._name]
+        assert await texts(new, media) == [*SPEECH[:2], retracted]
+
+
 # -- answers ------------------------------------------------------------------------------------------
 
 
@@ -429,6 +456,21 @@ async def test_embeddings_come_from_a_server_where_one_is_set(
 async def test_nobody_answers_where_no_service_runs(bus: Bus) -> None:
     with pytest.raises(NoSearch, match="framemesh run search"):
         await request(bus, "search.nobody", SearchRequest(q="x"), QUERY_S)
+
+
+async def test_more_than_a_message_can_carry_is_told_so(bus: Bus) -> None:
+    async def reply(asked: SearchRequest) -> SearchReply:
+        return SearchReply(answer="x" * 2_000_000)
+
+    responder = Responder(reply, 1, 5.0)
+    await responder.listen(bus, "search.much")
+    assert "ask for fewer" in (await request(bus, "search.much", SearchRequest(q="x"), QUERY_S)).reason
+    await responder.close()
+
+
+def test_events_wait_for_vectors_however_long() -> None:
+    """A server of embeddings that is away for an hour is no reason to bury them."""
+    assert subjects.search_consumer(subjects.EVENTS, "x").max_unfinished == subjects.UNCOUNTED
 
 
 async def test_a_request_that_is_none_is_told_so(search: Search, bus: Bus) -> None:

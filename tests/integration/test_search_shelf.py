@@ -10,14 +10,17 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from qdrant_client import AsyncQdrantClient
 
 from framemesh.errors import FramemeshError
 from framemesh.messages import SearchKind, SearchRequest
+from framemesh.steps.functions import StepFailed
+from services.search import edge
 from services.search.edge import EdgeLibrary
 from services.search.embedder import MiniLm
-from services.search.finder import Finder, fused, snippet
+from services.search.finder import DEPTH, Finder, fused, snippet
 from services.search.passages import Found, Passage, Point, Where
 from services.search.qdrant import PREFIX, QdrantLibrary
 from services.search.shelf import Library, Shelf
@@ -110,6 +113,68 @@ async def test_filters_hold_for_words_and_for_meaning(shelf: Shelf, embedder: Mi
     assert await found(since=500.0, kind="transcript") == {"two dogs sleep"}
     assert await found(kind="event") == set()
     assert len(await found(limit=1)) == 1
+
+
+async def test_a_filter_holds_before_the_best_are_taken(shelf: Shelf, embedder: MiniLm) -> None:
+    """More fit better than either list is long."""
+    near, far = await embedder.embed(["dog", "a dog that is old, and many a word of something else"])
+    better = [Point(passage("dog", media=f"m{at}"), near) for at in range(2 * DEPTH)]
+    other = passage("a dog that is old, and many a word of something else", source="s2", time=900.0, kind="event")
+    await shelf.put([*better, Point(other, far)])
+    finder = Finder(shelf, embedder)
+    for more in ({"source": "s2"}, {"since": 900.0}, {"kind": "event"}):
+        (hit,) = await finder.find(SearchRequest.model_validate({"q": "dog"} | more))
+        assert (hit.passage.text, hit.matched) == (other.text, ("words", "meaning"))
+
+
+async def test_media_of_others_are_not_found(shelf: Shelf, embedder: MiniLm) -> None:
+    owners = {"ada's dog": "ada", "bob's dog": "bob", "a dog at the gate": None}
+    await fill(shelf, embedder, [passage(text, owner=owner) for text, owner in owners.items()])
+    finder = Finder(shelf, embedder)
+
+    async def found(reader: str | None) -> set[str]:
+        hits = await finder.find(SearchRequest(q="dog", reader=reader, kind=SearchKind.TRANSCRIPT))
+        return {each.passage.text for each in hits}
+
+    assert await found("ada") == {"ada's dog", "a dog at the gate"}
+    assert await found("eve") == {"a dog at the gate"}
+    assert await found(None) == set(owners)
+
+
+async def test_a_full_disk_is_said_and_what_lies_there_is_still_found(
+    tmp_path: Path, embedder: MiniLm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = EdgeLibrary(str(tmp_path), "english")
+    shelf, _ = await library.open(NAME, 384)
+    await fill(shelf, embedder, [passage("a dog")])
+    monkeypatch.setattr(edge, "ROOM", 1 << 60)
+    with pytest.raises(StepFailed, match=r"setting search_path: less than .* are free at .*: make room"):
+        await fill(shelf, embedder, [passage("a cat")])
+    assert [each.passage.text for each in await Finder(shelf, embedder).find(SearchRequest(q="dog"))] == ["a dog"]
+    with pytest.raises(StepFailed, match="make room"):
+        await library.open("other-384-english", 384)
+    await shelf.close()
+    await library.close()
+
+
+async def test_the_room_of_what_was_taken_away_comes_back(tmp_path: Path) -> None:
+    library = EdgeLibrary(str(tmp_path), "english")
+    shelf, _ = await library.open(NAME, 384)
+    vector = np.full(384, 384**-0.5, np.float32)
+    await shelf.put([Point(passage(f"number {at}", time=float(at)), vector) for at in range(3000)])
+    await shelf.clear(Where(before=2900.0))
+    before = taken(tmp_path)
+    await shelf.tidy()
+    await shelf.flush()
+    assert taken(tmp_path) < before / 2
+    assert await shelf.count() == 100
+    await shelf.close()
+    await library.close()
+
+
+def taken(folder: Path) -> int:
+    """Bytes of its segments."""
+    return sum(each.stat().st_blocks * 512 for each in folder.glob("*/segments/**/*") if each.is_file())
 
 
 async def test_many_pages_are_read(shelf: Shelf, embedder: MiniLm) -> None:
@@ -207,4 +272,5 @@ def test_a_snippet_is_where_the_words_are() -> None:
     assert cut.startswith("…")
     assert cut.endswith("…")
     assert snippet("short", "x") == "short"
+    assert len(snippet("\u6a4b" * 500, "\u6a4b")) > 200
     assert PREFIX == "framemesh-"

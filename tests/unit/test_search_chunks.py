@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,6 +98,12 @@ def test_a_chunk_begins_with_the_last_sentence_of_the_one_before() -> None:
 def test_a_segment_without_words_spreads_them_over_its_time() -> None:
     (chunk,) = chunks([SpokenSegment(text="a b c d", start=8.0, end=10.0)], 10, 0)
     assert (chunk.start, chunk.end, chunk.text) == (8.0, 10.0, "a b c d")
+
+
+def test_a_script_without_blanks_is_cut_into_parts_with_times() -> None:
+    made = chunks([SpokenSegment(text="\u6a4b" * 100, start=0.0, end=10.0)], 2, 0)
+    assert [len(chunk.text.replace(" ", "")) for chunk in made] == [80, 20]
+    assert [made[0].start, made[1].start, made[1].end] == pytest.approx([0.0, 20 / 3, 10.0])
 
 
 def test_a_sentence_without_an_end_is_cut() -> None:

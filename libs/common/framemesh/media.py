@@ -113,7 +113,12 @@ def upload_plan() -> Plan:
         },
         "index": {
             "after": ["publishing", "embed"],
-            "input": _ABOUT | {"passages": "$steps.embed.passages?", "version": "$steps.publishing.version?"},
+            "input": _ABOUT
+            | {
+                "owner": "$steps.registering.owner?",
+                "passages": "$steps.embed.passages?",
+                "version": "$steps.publishing.version?",
+            },
             "timeout": _HOUR,
             "optional": True,
         },

@@ -538,6 +538,8 @@ class Heartbeat(Message):
 # -- search -----------------------------------------------------------------------------------------
 
 LONGEST_QUESTION = 1000
+QUESTION_PATTERN = r"[0-9A-Za-z]|[^\x00-\x7f]"
+"""A letter or a digit of some script, so that there is something to look for."""
 MOST_HITS = 100
 
 
@@ -557,6 +559,9 @@ class SearchRequest(Message):
     since: float | None = Field(None, description="Nothing older; of a transcript, when it was indexed")
     kind: SearchKind | None = None
     limit: int = Field(10, ge=1, le=MOST_HITS)
+    reader: str | None = Field(
+        None, max_length=256, description="Owner who asks: media of others are not found; null: everybody's are"
+    )
 
 
 class SearchHit(Message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,15 @@ from typing import Annotated
 import typer
 
 from framemesh.errors import FramemeshError
-from framemesh.messages import LONGEST_QUESTION, MOST_HITS, SearchHit, SearchKind, SearchReply, SearchRequest
+from framemesh.messages import (
+    LONGEST_QUESTION,
+    MOST_HITS,
+    QUESTION_PATTERN,
+    SearchHit,
+    SearchKind,
+    SearchReply,
+    SearchRequest,
+)
 from framemesh.search import ASK_S, QUERY_S, request
 from framemesh.subjects import SEARCH_ASK, SEARCH_QUERY
 from framemesh.terminal import DataOption, clients, mesh_settings, out, run_until
@@ -34,7 +43,7 @@ def search(
 
     Try: framemesh search "who spoke about bread prices", framemesh search "red car" --kind event --since 24
     """
-    if not any(character.isalnum() for character in question) or len(question) > LONGEST_QUESTION:
+    if not re.search(QUESTION_PATTERN, question) or len(question) > LONGEST_QUESTION:
         raise FramemeshError(f"QUESTION: want words to look for, {LONGEST_QUESTION} characters at most")
     begin = None if since is None else time.time() - since * 3600
     asked = SearchRequest(q=question, source=source, since=begin, kind=kind, limit=limit)

@@ -496,4 +496,5 @@ def slot_consumer(function: str) -> Consumer:
 
 def search_consumer(stream: Stream, shelf: str) -> Consumer:
     """What a shelf of the search service has still to take up, from the oldest that is kept."""
-    return _consumer(stream, f"search-{shelf}", ack_wait=30)
+    consumer = _consumer(stream, f"search-{shelf}", ack_wait=30)
+    return replace(consumer, max_unfinished=UNCOUNTED)  # it waits for a server that makes vectors, however long
