@@ -86,9 +86,12 @@ class Search(StepWorker[SearchSettings]):
             return (await self._library.open(self._name, self._embedder.size))[0]
         except (FramemeshError, asyncio.CancelledError):
             raise
+        except StepFailed as error:
+            raise StartAgain(str(error)) from error
         except Exception as error:  # of two libraries
             where = self.settings.search_url or self.settings.search_path
-            raise StartAgain(f"the index at {where} cannot be opened: {error!r}"[:500]) from error
+            said = f"the index at {where} cannot be opened (move it away where it is damaged): {error!r}"
+            raise StartAgain(said[:500]) from error
 
     async def _forget_place(self, shelf: str) -> None:
         """Nobody knows any more how far a shelf had read the streams."""
