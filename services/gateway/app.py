@@ -65,15 +65,16 @@ async def _problems(request: web.Request, handler: Answering) -> web.StreamRespo
         return of_http(error).response()
     except (BusError, NatsError, RedisError, SQLAlchemyError, BlobError, OSError) as error:
         if request.transport is not None:  # else the client has gone, and nobody hears the answer
-            log.warning("%s %s: %s", request.method, _shown(request), str(error).partition("\n")[0])
+            log.warning("%s %s: %s", request.method, shown(request), str(error).partition("\n")[0])
         return away("a server that is needed does not answer: try again in some seconds").response()
     except Exception:
-        log.exception("%s %s failed", request.method, _shown(request))
+        log.exception("%s %s failed", request.method, shown(request))
         return Problem(500, "the gateway failed; its log says more").response()
 
 
-def _shown(request: web.Request) -> str:
-    return quote(request.path[:200])
+def shown(request: web.Request) -> str:
+    """A path as it may be logged: a ticket opens a medium."""
+    return quote(re.sub("^/play/[^/]*", "/play/...", request.path)[:200])
 
 
 def _doorkeeper(desk: Desk) -> Any:

@@ -15,7 +15,7 @@ from framemesh.analysis import AnalysisDocument, AnalysisState, JobSummary, anal
 from framemesh.errors import FramemeshError
 from framemesh.steps.job import Job, JobStatus, Priority, StepStatus, new_id
 from framemesh.steps.joblog import LogLines
-from framemesh.steps.plan import PlanError
+from framemesh.steps.plan import Plan, PlanError
 from framemesh.steps.store import JobMissing
 from framemesh.steps.switchboard import FunctionState
 from services.gateway import bodies, uploads
@@ -59,7 +59,7 @@ async def alive(request: web.Request) -> web.Response:
 
 async def submit(call: Call) -> web.Response:
     """Take in a video, by its address or as it is."""
-    await _check_workers(call.desk)
+    await check_workers(call.desk, analysis_plan(), f"{WORKERS} do the analysis")
     match call.request.content_type:
         case "application/json":
             return await _submit_url(call)
@@ -147,12 +147,12 @@ async def _submitted(call: Call, given: dict[str, Any], new: Submission, key: st
     )
 
 
-async def _check_workers(desk: Desk) -> None:
+async def check_workers(desk: Desk, plan: Plan, who: str) -> None:
     """Say before an upload, not after it, that nobody can work it off. Raises Problem."""
     try:
-        await desk.jobs.check(analysis_plan(), {})
-    except PlanError as error:  # the plan is ours: what it lacks are workers
-        raise away(f"{error}; {WORKERS} do the analysis", 30) from error
+        await desk.jobs.check(plan, None)
+    except PlanError as error:  # the plan is known to be one: what it lacks are workers
+        raise away(f"{error}; {who}", 30) from error
 
 
 async def _accepted(call: Call, job: Job, status: int) -> web.Response:

@@ -14,7 +14,7 @@ from framemesh.images import HEAD_BYTES, bulk_plan, sniffed, upload_plan
 from framemesh.labels import checked_label
 from framemesh.steps import files
 from framemesh.steps.job import Job, JobStatus
-from framemesh.steps.plan import Plan, PlanError
+from framemesh.steps.plan import Plan
 from framemesh.tokens import Scope
 from services.gateway import handlers, tasks, uploads
 from services.gateway.bodies import checked
@@ -67,19 +67,11 @@ async def _received(call: Call, plan: Plan, shape: Shape) -> Form:
             headers={"Accept-Post": handlers.FORM},
         )  # fmt: skip
     desk = call.desk
-    await _check_workers(desk, plan)
+    await handlers.check_workers(desk, plan, "the images service has it")
     one = desk.settings.images_max_mb * _MIB
     bounds = Bounds(one, one if shape.many == 1 else desk.settings.upload_bytes)
     with desk.uploads.entered(call.token.name):
         return await uploads.receive(call.request, desk.blobs, shape, bounds, look=_looker(shape.file))
-
-
-async def _check_workers(desk: Desk, plan: Plan) -> None:
-    """Say before an upload, not after it, that nobody can work it off. Raises Problem."""
-    try:
-        await desk.jobs.check(plan, dict.fromkeys(("upload", "files", "collection", "name", "owner"), ""))
-    except PlanError as error:  # the plan is ours: what it lacks are workers
-        raise away(f"{error}; the images service has it", 30) from error
 
 
 def _looker(field: str) -> uploads.Look:

@@ -40,7 +40,7 @@ from services.gateway import bodies, events, tickets, uploads
 from services.gateway.bodies import checked
 from services.gateway.desk import Call
 from services.gateway.documents import matches
-from services.gateway.handlers import FORM, JSON, answer
+from services.gateway.handlers import FORM, JSON, answer, check_workers
 from services.gateway.media_documents import (
     About,
     AboutNew,
@@ -79,6 +79,8 @@ async def update(call: Call) -> web.Response:
 
 
 async def _take_in(call: Call, body: type[About], form: Shape, media: str = "") -> web.Response:
+    if plan := await Triggers(call.desk.bus).find(UPLOADED):
+        await check_workers(call.desk, plan, "the media service makes media")
     match call.request.content_type:
         case "application/json":
             new = checked(body, await bodies.read_json(call.request))

@@ -29,12 +29,12 @@ class File:
 
 
 def served(request: web.Request, file: File) -> web.Response:
-    """The file, the part of it that is asked for, or that it has not changed. Raises Problem."""
+    """The file, the part of it that a GET asks for, or that it has not changed. Raises Problem."""
     headers = {"ETag": f'"{file.tag}"', "Cache-Control": file.cache, "Accept-Ranges": "bytes"}
     if _is_known(request, file.tag):
         return web.Response(status=304, headers=headers)
     size = len(file.data)
-    wanted = _wanted(request, file.tag, size)
+    wanted = _wanted(request, file.tag, size) if request.method == "GET" else None
     if wanted is None:
         return web.Response(body=file.data, content_type=file.content_type, headers=headers)
     first, last = wanted

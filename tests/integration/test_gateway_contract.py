@@ -20,6 +20,7 @@ from schemathesis.generation.case import Case
 
 from framemesh import subjects
 from framemesh.bus import Bus
+from framemesh.media import upload_plan as media_plan
 from framemesh.messages import SearchKind
 from framemesh.registry import Registry
 from framemesh.steps.client import Jobs
@@ -78,12 +79,13 @@ async def pipeline(begin: Begin, jobs: Jobs, bus: Bus) -> AsyncIterator[Pipeline
 
 @pytest.fixture
 async def painters(begin: Begin) -> AsyncIterator[None]:
-    """A worker with the functions that uploads of pictures need."""
+    """A worker with the functions that uploads of pictures and media need."""
 
     async def body(ctx: Context, given: Any) -> Any:
         return {"image": "0" * 24, "thumbnails": [], "done": 1, "failed": 0, "failures": [], "report": ""}
 
-    names = ("process_image", "generate_thumbnails", "bulk_process_images")
+    media = {str(step.function) for step in media_plan().steps.values() if not step.optional}
+    names = ("process_image", "generate_thumbnails", "bulk_process_images", *media)
     async with begin(*(Function(name, body) for name in names)):
         yield
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import logging
 import re
@@ -18,9 +19,12 @@ from pyloudnorm import Meter
 
 from framemesh import subjects
 from framemesh.bus import Bus
+from framemesh.errors import FramemeshError
 from framemesh.events import EventStore
 from framemesh.media import edition_of, key
 from framemesh.messages import MediaEvent
+from framemesh.registry import Registry
+from framemesh.steps.client import Jobs
 from framemesh.steps.context import Context
 from framemesh.steps.derivations import Derivation
 from framemesh.steps.functions import Skip
@@ -28,7 +32,7 @@ from framemesh.steps.job import StepTask
 from framemesh.steps.triggers import TriggerEvent, Triggers
 from framemesh.tokens import Scope
 from services.media.library import Library
-from tests.integration.gateways import Client
+from tests.integration.gateways import Client, serving
 from tests.integration.medias import Studio, form
 from tests.samples import dead_letters, until
 
@@ -326,6 +330,8 @@ async def test_segments_are_given_in_parts_and_kept_for_ever(
     for given, wanted, body, said in parts:
         status, headers, found = await text(ann, path, **given)
         assert (status, found, headers.get("Content-Range")) == (wanted, body, said), given
+    async with ann.session.head(ann.base + path, headers=ann.headers | {"Range": "bytes=0-9"}) as head:
+        assert (head.status, head.headers["Content-Length"], head.headers["ETag"]) == (200, str(size), tag)
     for given in ({"Range": f"bytes={size}-"}, {"Range": "bytes=-0"}):
         answer = await ann.get(path, headers=given)
         assert (answer.status, answer.headers["Content-Range"]) == (416, f"bytes */{size}")
@@ -416,6 +422,19 @@ async def test_a_medium_is_followed_until_it_is_there(at: Studio, ann: Client, a
                 seen.append(found[1].decode())
     assert seen[-1] == "done"
     assert seen == sorted(seen, key=["accepted", "queued", "processing", "done"].index)
+
+
+async def test_where_no_media_service_has_ever_run_nothing_is_taken(
+    bus: Bus, registry: Registry, servers: Mapping[str, str], tmp_path: Path, jobs: Jobs, name: str
+) -> None:
+    with contextlib.suppress(FramemeshError):  # it is not known already
+        await jobs.forget("transcoding")
+    async with serving(bus, registry, servers, tmp_path) as site:
+        client = await site.client(name, Scope.OPERATOR)
+        answer = await client.ask("PUT", f"/media/{name}", json={"mediaURL": "http://127.0.0.1:1/a"})
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "30")
+        assert "'transcoding'" in answer.body["detail"]
+        assert (await client.get(f"/media/{name}")).status == 404
 
 
 async def test_without_a_stream_nothing_is_taken(at: Studio, ann: Client, name: str, bus: Bus) -> None:

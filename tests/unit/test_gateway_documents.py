@@ -11,6 +11,7 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.gateway.app import shown
 from services.gateway.bodies import checked, parse_json, read_query
 from services.gateway.documents import (
     KEY_PATTERN,
@@ -113,3 +114,9 @@ def test_one_owner_does_not_keep_all_others_out() -> None:
         with pytest.raises(Problem, match="8 guests are under way"):
             stack.enter_context(room.entered("joe"))
     assert room.inside == 0
+
+
+def test_a_ticket_is_not_logged() -> None:
+    path = "/play/me.1795858042.CckDFN3E/kennedy/index.m3u8"
+    assert shown(make_mocked_request("GET", path)) == "/play/.../kennedy/index.m3u8"
+    assert shown(make_mocked_request("GET", "/media/a%0Ab")) == "/media/a%0Ab"
