@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from framemesh import subjects
-from framemesh.bus import Bus
+from framemesh.bus import Bus, BusError
+from framemesh.deadletters import MAX_PAYLOAD
 from framemesh.errors import FramemeshError
 from framemesh.messages import DeadLetter
 from framemesh.registry import Registry
@@ -142,6 +143,23 @@ async def test_the_event_of_a_job_that_fails_its_tries_is_a_dead_letter_and_repl
             assert await done.get() == 9
         assert await dead_letters(bus, "TRIGGERS", f"triggers.{name}") == []
         assert (await jobs.store.get(job.id)).status is JobStatus.FAILED
+
+
+async def test_what_is_taken_fits_into_a_dead_letter(
+    service: JobsService, triggers: Triggers, jobs: Jobs, bus: Bus, name: str
+) -> None:
+    def event(size: int) -> TriggerEvent:
+        return TriggerEvent(input={"text": "x" * size}, key="k" * 200)
+
+    with pytest.raises(FramemeshError, match="store what is large"):
+        await triggers.fire(name, event(subjects.MOST_EVENT_BYTES))
+    with pytest.raises(BusError, match="exceeds maximum"):
+        await bus.publish_raw(subjects.trigger(name), event(MAX_PAYLOAD).model_dump_json().encode(), {})
+    await triggers.put(Subscription(trigger=name, plan=one("no-such-function")))
+    await triggers.fire(name, event(subjects.MOST_EVENT_BYTES - 400))
+    (letter,) = await until(lambda: dead_letters(bus, "TRIGGERS", f"triggers.{name}"))
+    assert not letter.cut
+    assert TriggerEvent.model_validate_json(letter.payload) == event(subjects.MOST_EVENT_BYTES - 400)
 
 
 async def test_what_is_no_event_is_a_dead_letter(service: JobsService, bus: Bus, name: str) -> None:

@@ -22,6 +22,8 @@ MINUTE = 60.0
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 MIB = 1 << 20
+MOST_EVENT_BYTES = 120 << 10
+"""Of one that starts a job: what is taken must fit into a dead letter as a whole, or it could not be replayed."""
 
 WORKER_DELIVERIES = 5
 MESH_DELIVERIES = 50
@@ -393,6 +395,7 @@ TRIGGERS = Stream(
         retention=RetentionPolicy.WORK_QUEUE,
         storage=StorageType.FILE,
         max_bytes=1024 * MIB,
+        max_msg_size=MOST_EVENT_BYTES,
         discard=DiscardPolicy.NEW,  # a full stream refuses, and its publisher knows
         duplicate_window=10 * MINUTE,
         allow_direct=True,

@@ -75,8 +75,16 @@ class Triggers:
         await self._bus.purge(subjects.JOBS.name, subject)
 
     async def fire(self, trigger: str, event: TriggerEvent, headers: Mapping[str, str] | None = None) -> int:
-        """Publish an event; it is durable when this returns. Its stream sequence. Raises BusError."""
+        """Publish an event; it is durable when this returns. Its stream sequence.
+
+        Raises BusError, FramemeshError for one that is too large.
+        """
         payload = event.model_dump_json(exclude_none=True).encode()
+        if len(payload) > subjects.MOST_EVENT_BYTES:
+            raise FramemeshError(
+                f"trigger {trigger}: the event has {len(payload)} bytes, {subjects.MOST_EVENT_BYTES} are taken: "
+                "store what is large elsewhere, and give its address"
+            )
         return await self._bus.publish_raw(subjects.trigger(checked(trigger)), payload, dict(headers or {}))
 
 
