@@ -27,6 +27,9 @@ def work(given: Any, data: bytes) -> tuple[Any, list[bytes]]:
             raise FramemeshError("file: not this one")
         case "fail":
             raise KeyError("no idea")
+        case "flood":
+            return {}, [bytes(300 << 20)]
         case "grow":
             return len(bytearray(4 << 30)), []
-    return {"pid": os.getpid(), "bytes": len(data)}, [data, data[::-1], b""]
+    said = {"pid": os.getpid(), "bytes": len(data), "settings": "s3_secret_key" in os.environ}
+    return said, [data, data[::-1], b""]

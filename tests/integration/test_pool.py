@@ -33,10 +33,13 @@ async def pid(pool: Pool) -> int:
     return int((await pool.call(WORK, {})).output["pid"])
 
 
-async def test_bytes_go_and_come_as_they_are(pool: Pool) -> None:
+async def test_bytes_go_and_come_as_they_are_and_no_settings_go(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("s3_secret_key", "not theirs")
     data = bytes(range(256)) * 40_000
     assert await pool.call(WORK, {}, data) == Answer(
-        {"pid": children()[0], "bytes": len(data)}, [data, data[::-1], b""]
+        {"pid": children()[0], "bytes": len(data), "settings": False}, [data, data[::-1], b""]
     )
 
 
@@ -59,7 +62,9 @@ async def test_what_a_call_raises_comes_back_and_the_process_stays(
     assert await pid(pool) == before
 
 
-@pytest.mark.parametrize(("how", "said"), [("die", "SIGKILL"), ("exit", "ended with 3")])
+@pytest.mark.parametrize(
+    ("how", "said"), [("die", "SIGKILL"), ("exit", "ended with 3"), ("flood", "an answer of 314572800 bytes")]
+)
 async def test_a_process_that_dies_is_named_and_replaced(pool: Pool, how: str, said: str) -> None:
     before = await pid(pool)
     with pytest.raises(ChildEnded, match=said):

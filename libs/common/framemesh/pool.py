@@ -3,7 +3,7 @@
 For what reads the files of strangers and keeps the processor busy: a call that hangs, or that nobody wants any
 more, ends its process, and what a decoder breaks it breaks there. A function that is called so is
 ``def work(given, data) -> (output, blobs)``: ``given`` and ``output`` are what JSON can say, ``data`` and
-``blobs`` bytes. Nothing that comes back is ever unpickled.
+``blobs`` bytes. Nothing that comes back is ever unpickled, and no setting is in their environment.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ from framemesh.processes import die_with
 
 _BUFFER = 4 << 20
 _LONGEST_HEAD = 1 << 20
+_MOST_BYTES = 256 << 20
+"""Of an answer: a decoder that was taken over must not fill this process."""
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME")
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1")
+"""There are as many processes as the processor has work for; 180 MiB of address space a thread less."""
 
 
 class ChildEnded(Exception):
@@ -91,9 +96,14 @@ class Pool:
     async def _start(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "framemesh.pool", str(self._memory),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=_environment(),
             preexec_fn=die_with(os.getpid(), signal.SIGKILL), limit=_BUFFER,
         )  # fmt: skip
+
+
+def _environment() -> dict[str, str]:
+    """What a process needs to start: settings, with their keys and addresses, are no business of a decoder."""
+    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | _ONE_THREAD
 
 
 async def _ask(child: asyncio.subprocess.Process, head: Any, data: bytes) -> tuple[Any, list[bytes]]:
@@ -105,7 +115,10 @@ async def _ask(child: asyncio.subprocess.Process, head: Any, data: bytes) -> tup
     if size > _LONGEST_HEAD:
         raise ValueError(f"a head of {size} bytes")
     said = json.loads(await child.stdout.readexactly(size))
-    return said, [await child.stdout.readexactly(length) for length in said.pop("blobs")]
+    lengths = said.pop("blobs")
+    if sum(lengths) > _MOST_BYTES:
+        raise ValueError(f"an answer of {sum(lengths)} bytes")
+    return said, [await child.stdout.readexactly(length) for length in lengths]
 
 
 def _written(head: dict[str, Any], blobs: Sequence[bytes]) -> list[bytes]:
@@ -122,7 +135,7 @@ async def _end(child: asyncio.subprocess.Process) -> str:
     died = child.returncode
     with contextlib.suppress(ProcessLookupError):
         child.kill()
-    await child.wait()
+    await child.communicate()  # wait() alone would wait for ever where more has come than was read (gh-119710)
     if died is None or died == 0:
         return ""
     return f"its process ended by {signal.Signals(-died).name}" if died < 0 else f"its process ended with {died}"
