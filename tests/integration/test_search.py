@@ -208,7 +208,7 @@ async def test_a_kill_in_the_middle_of_indexing_loses_nothing_and_leaves_nothing
             job = await jobs.wait(job.id)
     finally:
         if child.returncode is None:
-            child.kill()
+            child.terminate()  # not killed: its lease would keep the next test waiting
         await child.wait()
     assert job.status is JobStatus.DONE, job.error
     async with searching(bus, registry, given) as service:
@@ -218,7 +218,16 @@ async def test_a_kill_in_the_middle_of_indexing_loses_nothing_and_leaves_nothing
 
 async def start(given: Any) -> asyncio.subprocess.Process:
     """The service as a process of its own."""
-    names = ("nats_host", "redis_host", "redis_port", "master_url", "search_path", "chunk_words", "chunk_overlap")
+    names = (
+        "instance",
+        "nats_host",
+        "redis_host",
+        "redis_port",
+        "master_url",
+        "search_path",
+        "chunk_words",
+        "chunk_overlap",
+    )
     more = {name: str(getattr(given, name)) for name in names}
     path = os.pathsep.join(each for each in sys.path if each)
     return await asyncio.create_subprocess_exec(
