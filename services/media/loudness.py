@@ -13,6 +13,7 @@ import av
 from av.filter import Graph
 
 from framemesh import mediafile
+from framemesh.errors import FramemeshError
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -49,9 +50,11 @@ def measure(path: Path) -> Iterator[tuple[float, Loudness]]:
         stream = mediafile.sound_of(container)
         if stream is None:
             return
-        chain = Chain(f"aresample={RATE},aformat=channel_layouts={CHANNELS},ebur128=metadata=1:peak=true")
+        # The meter is apart: it would begin anew where the sound's format changes.
+        chain = Chain(f"aresample={RATE},aformat=sample_fmts=flt:channel_layouts={CHANNELS}")
+        meter = Chain("ebur128=metadata=1:peak=true")
         done, found = 0, Loudness(None, None)
-        for frame in chain.through(mediafile.frames(container, stream)):
+        for frame in meter.through(chain.through(mediafile.frames(container, stream))):
             done += frame.samples
             found = _read(frame) or found
             if done / RATE - told >= 1:
@@ -127,7 +130,11 @@ def _graph(frame: AudioFrame, filters: str) -> Graph:
         name, _, arguments = text.partition("=")
         nodes.append(graph.add(name, arguments or None))
     nodes.append(graph.add("abuffersink"))
-    graph.link_nodes(*nodes).configure()
+    try:
+        graph.link_nodes(*nodes).configure()
+    except av.FFmpegError as error:
+        what = f"{frame.layout.nb_channels} channels, {frame.sample_rate} Hz, {frame.format.name}"
+        raise FramemeshError(f"its sound cannot be mixed down to {CHANNELS} ({what}): give it as {CHANNELS}") from error
     return graph
 
 

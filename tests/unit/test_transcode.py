@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import wave
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +12,9 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
+from framemesh import mediafile
 from framemesh.encoders import pick_encoder
 from framemesh.errors import FramemeshError
 from services.media import hls
@@ -194,6 +198,58 @@ def test_loudness_of_silence_is_not_told(tmp_path: Path) -> None:
     assert found == Loudness(None, None)
     assert found.gain(-23) == 0
     assert Loudness(-60.0, -40.0).gain(-23) == 20  # not all of it: that would be noise
+
+
+def adts(samples: np.ndarray[Any, Any], rate: int) -> bytes:
+    """Sound, mono, whose format is told in each frame."""
+    data = io.BytesIO()
+    with av.open(data, "w", format="adts") as out:
+        stream: Any = out.add_stream("aac", rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples.astype(np.float32)[None], format="fltp", layout="mono")
+        frame.sample_rate = rate
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return data.getvalue()
+
+
+def test_loudness_is_of_the_whole_where_the_format_of_a_sound_changes(tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).normal(0, 0.2, 3 * 44_100)
+    alone, both = tmp_path / "alone.aac", tmp_path / "both.aac"
+    alone.write_bytes(adts(noise, 44_100))
+    both.write_bytes(adts(noise, 44_100) + adts(noise[:48_000] / 100, 48_000))
+    (*_, (_, wanted)), (*_, (seconds, found)) = measure(alone), measure(both)
+    assert seconds == pytest.approx(4, abs=0.2)
+    assert found.lufs == pytest.approx(wanted.lufs, abs=0.5)  # what is quiet is below the gate
+    (sound,) = written(both, tmp_path / "out")
+    assert sound.seconds == pytest.approx(4, abs=0.2)
+
+
+def test_sound_of_too_many_channels_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "many.wav"
+    with wave.open(str(path), "wb") as out:
+        out.setnchannels(17)
+        out.setsampwidth(2)
+        out.setframerate(16_000)
+        out.writeframes(bytes(17 * 2 * 1000))
+    with pytest.raises(FramemeshError, match=r"cannot be mixed down to stereo \(17 channels, 16000 Hz, s16\)"):
+        list(measure(path))
+
+
+def test_a_picture_that_is_larger_than_its_film_says_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "grows.avi"
+    with av.open(str(path), "w") as out:
+        stream: Any = out.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuvj420p"
+        for number, side in enumerate((64, 8300, 64)):
+            data = io.BytesIO()
+            Image.new("L", (side, side)).save(data, "JPEG", quality=1)
+            packet = av.Packet(data.getvalue())
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, number, number, Fraction(1, 25)
+            out.mux(packet)
+    with mediafile.opened(path) as container:
+        pictures = mediafile.pictures_of(container)
+        assert pictures
+        assert [frame.width for frame in mediafile.frames(container, pictures)] == [64, 64]
 
 
 def test_the_master_names_sound_once_and_each_rendition_by_itself() -> None:

@@ -56,7 +56,10 @@ def pictures_of(container: InputContainer) -> VideoStream | None:
     name = container.format.name
     if name in {"tty", "image2"} or name.endswith("_pipe"):
         return None
-    return next((s for s in container.streams.video if _moves(s)), None)
+    found = next((s for s in container.streams.video if _moves(s)), None)
+    if found:  # a later picture may be another size than the file says
+        found.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
+    return found
 
 
 def _moves(stream: VideoStream) -> bool:
