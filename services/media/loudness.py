@@ -134,7 +134,9 @@ def _graph(frame: AudioFrame, filters: str) -> Graph:
         graph.link_nodes(*nodes).configure()
     except av.FFmpegError as error:
         what = f"{frame.layout.nb_channels} channels, {frame.sample_rate} Hz, {frame.format.name}"
-        raise FramemeshError(f"its sound cannot be mixed down to {CHANNELS} ({what}): give it as {CHANNELS}") from error
+        raise FramemeshError(
+            f"its sound cannot be mixed down to {CHANNELS} ({what}): give it as {CHANNELS}"
+        ) from error
     return graph
 
 
