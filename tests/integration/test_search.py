@@ -32,7 +32,7 @@ from services.search.media import LocalLocks, MediaIndex
 from services.search.passages import Where
 from services.search.responder import Responder
 from services.search.search import Search
-from tests.integration.model_server import MODEL, ModelServer, says, serving
+from tests.integration.model_server import MODEL, ModelServer, fails, says, serving
 from tests.integration.searches import SPEECH, context, find, searching, settings, transcript
 from tests.integration.stepping import plan
 from tests.samples import until
@@ -421,11 +421,48 @@ async def test_an_answer_cites_passages_that_were_given(
         found = await asked(bus, "when does the old bridge close?")
         assert (found.answer, found.citations, found.trouble) == (None, [], None)
 
+        for reply, trouble in (
+            (fails(503, "busy"), SearchTrouble.AWAY),
+            (fails(429, "slowly"), SearchTrouble.AWAY),
+            (fails(401, "bad key"), SearchTrouble.FAILED),
+        ):
+            model.replies = [reply]
+            assert (await asked(bus, "when does the old bridge close?")).trouble is trouble
+
 
 async def test_without_a_language_model_it_says_how_to_set_one(search: Search, bus: Bus) -> None:
     found = await asked(bus, "when?")
     assert found.trouble is SearchTrouble.UNSET
     assert "gpt_base_url and gpt_api_key are not set" in found.reason
+
+
+async def test_the_command_tells_what_was_found(
+    search: Search, index: MediaIndex, blobs: BlobStore, servers: Mapping[str, str], media: str
+) -> None:
+    await taken(index, blobs, media, "Really,\x1b[2J we close the bridge [b]in March[/b].", title="Town meeting")
+    question = ("when does the bridge close?", "--source", media)
+    plain, document, answer, nothing = await asyncio.gather(
+        command(servers, *question),
+        command(servers, *question, "--json"),
+        command(servers, *question, "--ask"),
+        command(servers, "..."),
+    )
+    shown = " 1.00  transcript  Town meeting  at 0:00\n       Really, [2J we close the bridge [b]in March[/b].\n"
+    assert plain == (0, shown, "")
+    assert json.loads(document[1])["hits"][0]["media"] == media
+    assert answer[0] == nothing[0] == 1
+    assert "gpt_base_url and gpt_api_key are not set" in answer[2]
+    assert "QUESTION: want words to look for" in nothing[2]
+
+
+async def command(servers: Mapping[str, str], *arguments: str) -> tuple[int | None, str, str]:
+    """``framemesh search`` as a user calls it: its status, output and errors."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "framemesh", "search", *arguments, env=os.environ | servers,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    said, wrong = await child.communicate()
+    return child.returncode, said.decode(), wrong.decode()
 
 
 async def test_embeddings_come_from_a_server_where_one_is_set(

@@ -53,7 +53,7 @@ def search(
     if as_json:
         typer.echo(reply.model_dump_json())
     elif ask:
-        out.print(reply.answer or "What was found does not tell.", markup=False)
+        out.print(_printable(reply.answer or "What was found does not tell."), markup=False)
         _show([(f"[{cited.number}]", cited) for cited in reply.citations])
     else:
         _show([(f"{hit.score:.2f}", hit) for hit in reply.hits])
@@ -71,10 +71,15 @@ async def _asked(asked: SearchRequest, ask: bool, data: Path | None) -> SearchRe
 
 def _show(lines: list[tuple[str, SearchHit]]) -> None:
     for mark, hit in lines:
-        out.print(f"{mark:>5}  {hit.kind:<10}  {hit.title or hit.source}  {_when(hit)}", markup=False)
-        out.print(f"       {hit.snippet}", markup=False)
+        about = f"{mark:>5}  {hit.kind:<10}  {hit.title or hit.source}  {_when(hit)}"
+        out.print(_printable(f"{about}\n       {hit.snippet}"), markup=False)
     if not lines:
         out.print("Nothing was found.")
+
+
+def _printable(text: str) -> str:
+    """What others said, without what a terminal would obey."""
+    return "".join(each if each.isprintable() or each == "\n" else " " for each in text)
 
 
 def _when(hit: SearchHit) -> str:
