@@ -78,10 +78,12 @@ class Bucket:
         return f"{self._url}/{self.name}/{key}"
 
     async def put(self, key: str, data: bytes | Path, content_type: str) -> None:
-        """Store bytes, or a file of any size, as an object. Raises BlobError."""
-        await self._asked(
-            key, obstore.put_async(self._store, key, data, attributes={"Content-Type": content_type})
-        )
+        """Store bytes, or a file of any size, as an object. Raises BlobError.
+
+        Bytes go in one request, so that nothing stays of what is broken off; of a file parts may stay.
+        """
+        kind, parts = {"Content-Type": content_type}, None if isinstance(data, Path) else False
+        await self._asked(key, obstore.put_async(self._store, key, data, attributes=kind, use_multipart=parts))
 
     async def get(self, key: str) -> bytes:
         """Read an object. Raises BlobMissing or BlobError."""
