@@ -66,7 +66,7 @@ class ListQuery(BaseModel):
 
     model_config = _GIVEN
 
-    after: str = Field("", max_length=1000, description="The last name of the part before")
+    after: str = Field("", max_length=1000, pattern=r"^[^\x00]*$", description="The last name of the part before")
     limit: int = Field(100, ge=1, le=MOST_LISTED, description="Most in one answer")
 
 

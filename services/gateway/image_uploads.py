@@ -15,6 +15,7 @@ from framemesh.labels import checked_label
 from framemesh.steps import files
 from framemesh.steps.job import Job, JobStatus
 from framemesh.steps.plan import Plan
+from framemesh.steps.text import writable
 from framemesh.tokens import Scope
 from services.gateway import handlers, tasks, uploads
 from services.gateway.bodies import checked
@@ -29,6 +30,8 @@ MOST_FILES = 10_000
 ONE_FORM = Shape("file", NewImage, "a picture", "images_max_mb")
 MANY_FORM = Shape("files[]", NewImages, "a picture", "images_max_mb or gateway_upload_mb", many=MOST_FILES)
 _MIB = 1 << 20
+_LONGEST_NAME = 800
+"""Bytes of a name that is only told again."""
 
 
 async def upload(call: Call) -> web.Response:
@@ -113,12 +116,12 @@ async def _check_free(desk: Desk, collection: str, name: str) -> None:
 async def _item(file: Stored) -> dict[str, str]:
     """A file as the task is told of it."""
     if file.refused:
-        return {"name": file.name, "refused": f"file: {file.refused}"}
+        return {"name": writable(file.name, _LONGEST_NAME), "refused": f"file: {file.refused}"}
     try:
         return {"name": checked_label(file.name, "name"), "upload": file.address}
     except FramemeshError as error:
         await file.delete()
-        return {"name": file.name[:200], "refused": str(error)}
+        return {"name": writable(file.name, _LONGEST_NAME), "refused": str(error)}
 
 
 async def _processed(desk: Desk, job: Job) -> Job:
@@ -126,7 +129,9 @@ async def _processed(desk: Desk, job: Job) -> Job:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(desk.settings.images_wait):
             job = await desk.jobs.wait(job.id)
-    if job.status in {JobStatus.FAILED, JobStatus.CANCELLED}:
+    if job.status is JobStatus.CANCELLED:
+        raise Problem(409, f"task {job.id} was cancelled before it was done")
+    if job.status is JobStatus.FAILED:
         raise _of_failed(job)
     return job
 

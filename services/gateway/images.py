@@ -6,8 +6,9 @@ deleted must be one's own; an admin deletes anything.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from typing import Any, cast
+from typing import cast
 from urllib.parse import quote
 
 from aiohttp import web
@@ -36,6 +37,7 @@ from services.gateway.image_documents import (
 )
 from services.gateway.image_problems import of_images
 from services.gateway.problems import Problem, away
+from services.gateway.ranges import is_known
 from services.gateway.route import Route
 
 log = logging.getLogger(__name__)
@@ -107,6 +109,13 @@ def _check_own(call: Call, owner: str, what: str) -> None:
 
 async def show(call: Call) -> web.Response:
     """A picture itself, or one of its thumbnails."""
+    for _ in range(2):  # it may be optimised between the look-up and the reading
+        with contextlib.suppress(BlobMissing):
+            return await _shown(call)
+    raise Problem(404, "name: the file of this image is gone: upload it again", field="name")
+
+
+async def _shown(call: Call) -> web.Response:
     query = cast(ImageQuery, call.query)
     image = await _image(call)
     if query.size is None:
@@ -114,14 +123,8 @@ async def show(call: Call) -> web.Response:
     kind = query.format or ("webp" if "image/webp" in call.request.headers.get("Accept", "") else "jpeg")
     found = await _thumbnail(call, image, query.size, kind)
     vary = {} if query.format else {"Vary": "Accept"}
-    return await _served(
-        call,
-        thumbnail_key(image.id, query.size, kind),
-        kind,
-        found.sha256,
-        f"{image.name}.{query.size}.{kind}",
-        vary,
-    )
+    key, name = thumbnail_key(image.id, query.size, kind), f"{image.name}.{query.size}.{kind}"
+    return await _served(call, key, kind, found.sha256, name, vary)
 
 
 async def _image(call: Call) -> Image:
@@ -157,30 +160,18 @@ async def _served(call: Call, key: str, kind: str, sha256: str, name: str, more:
             "Cache-Control": f"private, max-age={call.desk.settings.images_max_age}",
         }
     )
-    if _is_known(call.request, sha256[:32]):
+    if is_known(call.request, sha256[:32]):
         return web.Response(status=304, headers=headers)
-    try:
-        data = await call.desk.bucket.get(key)
-    except BlobMissing:
-        raise Problem(
-            404, f"name: the file of {name} is gone: it was just deleted or replaced", field="name"
-        ) from None
+    data = await call.desk.bucket.get(key)
     headers["Content-Disposition"] = f"inline; filename*=UTF-8''{quote(name, safe='')}"
     return web.Response(body=data, content_type=f"image/{kind}", headers=headers)
-
-
-def _is_known(request: web.Request, tag: str) -> bool:
-    """Whether the client has the file already (If-None-Match, RFC 9110)."""
-    given: Any = request.if_none_match or ()
-    return any(each.value in {tag, "*"} for each in given)
 
 
 async def delete(call: Call) -> web.Response:
     """Delete a picture of one's own, with its thumbnails."""
     image = await _image(call)
     _check_own(call, image.owner, f"image {image.name}")
-    with of_images():
-        await call.desk.images.delete(image)
+    await call.desk.images.delete(image)
     try:
         await call.desk.bucket.delete([image.key, *thumbnail_keys(image.id)])
     except BlobError as error:

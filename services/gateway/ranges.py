@@ -31,7 +31,7 @@ class File:
 def served(request: web.Request, file: File) -> web.Response:
     """The file, the part of it that a GET asks for, or that it has not changed. Raises Problem."""
     headers = {"ETag": f'"{file.tag}"', "Cache-Control": file.cache, "Accept-Ranges": "bytes"}
-    if _is_known(request, file.tag):
+    if is_known(request, file.tag):
         return web.Response(status=304, headers=headers)
     size = len(file.data)
     wanted = _wanted(request, file.tag, size) if request.method == "GET" else None
@@ -43,7 +43,8 @@ def served(request: web.Request, file: File) -> web.Response:
     return web.Response(status=206, body=body, content_type=file.content_type, headers=headers)
 
 
-def _is_known(request: web.Request, tag: str) -> bool:
+def is_known(request: web.Request, tag: str) -> bool:
+    """Whether the client has the file of that tag already (If-None-Match, RFC 9110)."""
     given: Any = request.if_none_match or ()
     return any(each.value in {tag, "*"} for each in given)
 

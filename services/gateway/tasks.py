@@ -42,7 +42,7 @@ async def _completed(call: Call, result: dict[str, Any]) -> dict[str, Any]:
 
 async def list_active(call: Call) -> web.Response:
     """Tasks that are not over; of an admin everybody's."""
-    owner = None if call.may_see("") else call.token.name
+    owner = call.whose(None, "tasks")
     found: list[Job] = []
     for status in (JobStatus.QUEUED, JobStatus.PROCESSING):
         found += (await call.desk.table.page(status=status, owner=owner, limit=MOST_ACTIVE)).jobs

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import unicodedata
 from typing import Any
@@ -12,13 +10,12 @@ from pydantic import BaseModel, TypeAdapter
 
 from framemesh.blobs import BlobMissing
 from framemesh.errors import FramemeshError
-from framemesh.steps.context import Context
-from framemesh.steps.functions import StepFailed
+from framemesh.steps import files
+from framemesh.steps.context import Blobs, Context
+from framemesh.tasks import gathered
 from services.images.means import Means
 from services.images.process import Upload, make_thumbnails, process
 
-TRIES = 2
-"""Of a picture whose process ends: the first may have been an accident."""
 _LISTED_BYTES = 40 * 1024
 """Of failures in the output, which has 64 KiB; the report has them all."""
 
@@ -34,6 +31,11 @@ class Item(BaseModel):
 _ITEMS = TypeAdapter(list[Item])
 
 
+async def listed(blobs: Blobs, address: str) -> list[Item]:
+    """The files of an upload. Raises BlobMissing or BlobError."""
+    return _ITEMS.validate_json(await files.get(blobs, address))
+
+
 async def bulk(ctx: Context, means: Means, given: Any) -> dict[str, Any]:
     """Process every file of the list under ``files``. What another try has done is not done again.
 
@@ -41,9 +43,9 @@ async def bulk(ctx: Context, means: Means, given: Any) -> dict[str, Any]:
     where these are not all, ``report``, the address of the whole list.
     """
     try:
-        items = _ITEMS.validate_json(await ctx.get(given["files"]))
+        items = await listed(ctx.blobs, given["files"])
     except BlobMissing as error:
-        raise FramemeshError(f"files: {error}; their time may be over (jobs_ttl): send them again") from error
+        raise FramemeshError("files: they are not there any more (jobs_ttl): send them again") from error
     work = _Bulk(ctx, means, items, given["collection"], given["owner"])
     await work.run()
     return await _told(ctx, items, work.failed)
@@ -61,12 +63,7 @@ class _Bulk:
     async def run(self) -> None:
         """Work through all of it, as many at a time as keep the processes busy."""
         waiting = iter(self._numbered())
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(2 * self._means.settings.images_processes):
-                    group.create_task(self._worker(waiting))
-        except BaseExceptionGroup as several:
-            raise several.exceptions[0] from None  # a server that is away, or nobody wants it any more
+        await gathered(self._worker(waiting) for _ in range(2 * self._means.settings.images_processes))
         for index in self.failed:
             await self._ctx.delete(self._items[index].upload)
 
@@ -87,18 +84,12 @@ class _Bulk:
     async def _worker(self, waiting: Any) -> None:
         for index, item in waiting:
             try:
-                await self._patiently(index, item)
-            except (FramemeshError, StepFailed) as error:
+                await self._one(index, item)
+            except FramemeshError as error:
                 self.failed[index] = str(error)
             self._ended += 1
             text = f"{self._ended} of {len(self._items)}, {len(self.failed)} failed"
             await self._ctx.progress(100 * self._ended / len(self._items), text)
-
-    async def _patiently(self, index: int, item: Item) -> None:
-        for _ in range(1, TRIES):
-            with contextlib.suppress(StepFailed):
-                return await self._one(index, item)
-        return await self._one(index, item)
 
     async def _one(self, index: int, item: Item) -> None:
         means = self._means

@@ -13,12 +13,12 @@ from services.images.bulk import bulk
 from services.images.cleanup import cleanup
 from services.images.means import means
 from services.images.optimizing import optimize_all
-from services.images.process import Refused, make_thumbnails, parsed, process
+from services.images.process import make_thumbnails, parsed, process
 
-MINUTE, HOUR = 60.0, 3600.0
+HOUR = 3600.0
 
 
-@step("process_image", timeout=5 * MINUTE)
+@step("process_image", timeout=HOUR / 2)
 async def process_image(ctx: Context, given: Any) -> Any:
     """Check a picture that was uploaded, store it without its metadata, record it, count it.
 
@@ -27,7 +27,7 @@ async def process_image(ctx: Context, given: Any) -> Any:
     upload = parsed(given)
     try:
         image = await process(ctx, await means(), upload, ctx.key)
-    except Refused:
+    except FramemeshError:  # it will never be taken
         await ctx.delete(upload.upload)
         raise
     await ctx.delete(upload.upload)
@@ -39,7 +39,7 @@ def _told(image: Image) -> dict[str, Any]:
     return {"image": image.id} | {name: getattr(image, name) for name in names}
 
 
-@step("generate_thumbnails", timeout=5 * MINUTE)
+@step("generate_thumbnails", timeout=HOUR / 2)
 async def generate_thumbnails(ctx: Context, given: Any) -> Any:
     """Make a picture's thumbnails: 150, 300 and 600 pixels, as WebP and JPEG.
 
@@ -51,7 +51,7 @@ async def generate_thumbnails(ctx: Context, given: Any) -> Any:
         raise FramemeshError(f"input.image: there is no image {wanted!r}; it may have been deleted")
     try:
         found = await make_thumbnails(work, image)
-    except (CollectionMissing, BlobMissing) as error:
+    except BlobMissing as error:
         raise FramemeshError(f"image {image.name}: {error}") from error
     return {"thumbnails": [{"size": each.size, "type": each.type, "bytes": each.bytes} for each in found]}
 

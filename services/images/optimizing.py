@@ -7,11 +7,11 @@ import hashlib
 from typing import Any
 
 from framemesh.blobs import BlobMissing
-from framemesh.database.images import CollectionMissing, Image
+from framemesh.database.images import Image
 from framemesh.errors import FramemeshError
 from framemesh.images import new_key
 from framemesh.steps.context import Context
-from framemesh.steps.functions import StepFailed
+from framemesh.tasks import gathered
 from services.images.means import Means
 from services.images.process import on_pixels
 
@@ -21,7 +21,7 @@ async def optimize_all(ctx: Context, means: Means) -> dict[str, Any]:
     looked, smaller, saved, after = 0, 0, 0, ""
     while page := await means.table.to_optimize(after):
         free = asyncio.Semaphore(means.settings.images_processes)
-        gains = await asyncio.gather(*(_within(free, ctx, means, image) for image in page))
+        gains = await gathered(_within(free, ctx, means, image) for image in page)
         looked, after = looked + len(page), page[-1].id
         smaller, saved = smaller + sum(gain > 0 for gain in gains), saved + sum(gains)
         await ctx.progress(0, f"{looked} looked at, {smaller} made smaller")
@@ -33,7 +33,7 @@ async def _within(free: asyncio.Semaphore, ctx: Context, means: Means, image: Im
         ctx.check()
         try:
             return await _optimize(ctx, means, image)
-        except (FramemeshError, StepFailed, BlobMissing) as error:
+        except (FramemeshError, BlobMissing) as error:
             ctx.log.warning("%s/%s stays as it is: %s", image.collection, image.name, error)
             await means.table.note_optimized(image.id)
             return 0
@@ -50,11 +50,9 @@ async def _optimize(ctx: Context, means: Means, image: Image) -> int:
     (made,) = blobs
     key = new_key(image.id, image.type)
     await means.bucket.put(key, made, f"image/{image.type}")
-    try:
-        replaced = await means.table.replace(image, key, len(made), hashlib.sha256(made).hexdigest())
-    except CollectionMissing:
-        replaced = False
-    if not replaced:  # it was deleted meanwhile
+    if not await means.table.replace(
+        image, key, len(made), hashlib.sha256(made).hexdigest()
+    ):  # it was deleted meanwhile
         await means.bucket.delete([key])
         return 0
     ctx.log.info(

@@ -17,14 +17,11 @@ from framemesh.images import new_image_id, new_key, thumbnail_key
 from framemesh.labels import checked_label
 from framemesh.pool import Answer, CallFailed, ChildEnded
 from framemesh.steps.context import Context
-from framemesh.steps.functions import StepFailed
 from services.images.means import Means
 
 _MIB = 1 << 20
-
-
-class Refused(FramemeshError):
-    """The file is no picture that is taken, and never will be."""
+TRIES = 2
+"""Of a picture whose process ends: the first may have been an accident."""
 
 
 class Upload(BaseModel):
@@ -50,7 +47,7 @@ def parsed(given: Any) -> Upload:
 async def process(ctx: Context, means: Means, given: Upload, task: str) -> Image:
     """Check a picture, store it without its metadata, and record it once for a task.
 
-    Raises FramemeshError, Refused where the file is no picture that is taken.
+    Raises FramemeshError for what is not taken, and never will be.
     """
     if known := await means.table.made_by(task):
         return known
@@ -63,13 +60,10 @@ async def _examined(ctx: Context, means: Means, given: Upload) -> Answer:
     try:
         data = await ctx.get(given.upload)
     except BlobMissing as error:
-        raise Refused(f"file: {error}; its time may be over (jobs_ttl): send it again") from error
+        raise FramemeshError("file: it is not there any more (jobs_ttl): send it again") from error
     if len(data) > means.settings.images_max_mb * _MIB:
-        raise Refused(f"file: more than {means.settings.images_max_mb} MiB: send a smaller one")
-    try:
-        return await on_pixels(means, "examine", {"most_pixels": means.most_pixels}, data)
-    except FramemeshError as error:
-        raise Refused(str(error)) from error
+        raise FramemeshError(f"file: more than {means.settings.images_max_mb} MiB: send a smaller one")
+    return await on_pixels(means, "examine", {"most_pixels": means.most_pixels}, data)
 
 
 async def _recorded(means: Means, given: Upload, name: str, examined: Answer, task: str) -> Image:
@@ -92,7 +86,7 @@ async def _recorded(means: Means, given: Upload, name: str, examined: Answer, ta
 
 
 async def make_thumbnails(means: Means, image: Image) -> list[Thumbnail]:
-    """Make and record the thumbnails of a picture. Raises CollectionMissing when it has gone meanwhile."""
+    """Make and record the thumbnails of a picture. Raises FramemeshError when it has gone meanwhile."""
     data = await means.bucket.get(image.key)
     told, blobs = await on_pixels(means, "thumbnails", {"most_pixels": means.most_pixels}, data)
     found = [
@@ -114,10 +108,10 @@ async def _store(means: Means, image: Image, found: Sequence[Thumbnail], blobs: 
 
 
 async def on_pixels(means: Means, function: str, given: dict[str, Any], data: bytes) -> Answer:
-    """Call a function of ``pixels`` in a process of the pool. Raises FramemeshError, or StepFailed."""
-    try:
-        return await means.pool.call(f"services.images.pixels:{function}", given, data)
-    except ChildEnded as error:
-        raise StepFailed(f"file: {error}: it may be made to harm decoders") from error
-    except CallFailed as error:
-        raise StepFailed(f"file: {error}") from error
+    """Call a function of ``pixels`` in a process of the pool. Raises FramemeshError for what it is no use with."""
+    for _ in range(TRIES):
+        try:
+            return await means.pool.call(f"services.images.pixels:{function}", given, data)
+        except (ChildEnded, CallFailed) as error:
+            why = error
+    raise FramemeshError(f"file: {why}: it may be made to harm decoders")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import ClientResponse, ClientSession
 
 from framemesh import subjects
@@ -194,6 +196,25 @@ async def serving(bus: Bus, registry: Registry, servers: Mapping[str, str], fold
             yield Site(gateway, session, f"http://127.0.0.1:{settings.gateway_port}")
     finally:
         await gateway.finish()
+
+
+@pytest.fixture
+async def site(bus: Bus, registry: Registry, servers: Mapping[str, str], tmp_path: Path) -> AsyncIterator[Site]:
+    """A gateway for a test that imports this."""
+    async with serving(bus, registry, servers, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def ann(site: Site) -> Client:
+    """An operator."""
+    return await site.client(f"ann-{secrets.token_hex(3)}", Scope.OPERATOR)
+
+
+@pytest.fixture
+async def bob(site: Site) -> Client:
+    """Another operator."""
+    return await site.client(f"bob-{secrets.token_hex(3)}", Scope.OPERATOR)
 
 
 @asynccontextmanager

@@ -28,17 +28,13 @@ from framemesh.tokens import Scope
 from services.gateway.gateway import Gateway
 from services.jobs.jobs import JobsService
 from services.jobs.settings import JobsSettings
-from tests.integration.gateways import STEPS, URL, Client, Pipeline, Sent, Site, events, serving, working
+from tests.integration.gateways import STEPS, URL, Client, Pipeline, Sent, Site, ann, bob, events, site, working
 from tests.integration.stepping import Begin, one
 from tests.samples import OwnServer, until
 
+__all__ = ["ann", "bob", "site"]
+
 PART = files.PART_BYTES
-
-
-@pytest.fixture
-async def site(bus: Bus, registry: Registry, servers: Mapping[str, str], tmp_path: Path) -> AsyncIterator[Site]:
-    async with serving(bus, registry, servers, tmp_path) as made:
-        yield made
 
 
 @pytest.fixture
@@ -64,18 +60,6 @@ async def projected(
 async def pipeline(begin: Begin, jobs: Jobs, bus: Bus) -> AsyncIterator[Pipeline]:
     async with working(begin, jobs, bus) as made:
         yield made
-
-
-@pytest.fixture
-async def ann(site: Site) -> Client:
-    """An operator."""
-    return await site.client(f"ann-{secrets.token_hex(3)}", Scope.OPERATOR)
-
-
-@pytest.fixture
-async def bob(site: Site) -> Client:
-    """Another operator."""
-    return await site.client(f"bob-{secrets.token_hex(3)}", Scope.OPERATOR)
 
 
 @pytest.fixture

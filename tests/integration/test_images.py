@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import json
@@ -10,38 +11,43 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 import pytest
 from aiohttp import FormData
+from aiohttp.payload import BytesIOPayload
+from sqlalchemy import update
 
 from framemesh import subjects
+from framemesh.blobs import BlobMissing
 from framemesh.buckets import Bucket
 from framemesh.bus import Bus
 from framemesh.database.images import Image
+from framemesh.database.tables import StatisticsRow
 from framemesh.images import image_of, new_image_id, new_key, task_plan, thumbnail_key, thumbnail_keys
 from framemesh.registry import Registry
 from framemesh.steps import files
 from framemesh.steps.client import Jobs
 from framemesh.steps.job import Job, JobStatus
 from framemesh.steps.schedules import Schedule, Schedules
-from framemesh.tokens import Scope
 from services.images import means as opened_means
 from services.images.means import Means
 from services.images.settings import ImagesSettings
 from services.images.worker import Images
 from services.jobs.jobs import JobsService
 from services.jobs.settings import JobsSettings
-from tests.integration.gateways import Answer, Client, Site, serving
+from tests.integration.gateways import Answer, Client, Site, ann, bob, site
 from tests.integration.stepping import at_work, over
 from tests.pictures import encoded, gps, opened, png_bomb, scene
 from tests.samples import until
 from tests.unit.test_labels import TRAVERSALS
 
+__all__ = ["ann", "bob", "site"]
+
 JPEG = encoded(scene(320, 240))
+HEAVY = [(f"{n:03}.jpg", encoded(scene(900, 700))) for n in range(200)]
 BUCKET = f"images-{secrets.token_hex(4)}"
 """Of this run: other tests may keep pictures, too."""
 
@@ -49,12 +55,6 @@ BUCKET = f"images-{secrets.token_hex(4)}"
 @pytest.fixture(autouse=True)
 def own_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("images_bucket", BUCKET)
-
-
-@pytest.fixture
-async def site(bus: Bus, registry: Registry, servers: Mapping[str, str], tmp_path: Path) -> AsyncIterator[Site]:
-    async with serving(bus, registry, servers, tmp_path) as made:
-        yield made
 
 
 @pytest.fixture
@@ -73,16 +73,6 @@ async def service(site: Site, bus: Bus, registry: Registry, servers: Mapping[str
 @pytest.fixture
 async def means(service: Images) -> Means:
     return await opened_means.means()
-
-
-@pytest.fixture
-async def ann(site: Site) -> Client:
-    return await site.client(f"ann-{secrets.token_hex(3)}", Scope.OPERATOR)
-
-
-@pytest.fixture
-async def bob(site: Site) -> Client:
-    return await site.client(f"bob-{secrets.token_hex(3)}", Scope.OPERATOR)
 
 
 @pytest.fixture
@@ -106,12 +96,17 @@ async def upload(client: Client, album: str, data: bytes = JPEG, name: str = "a.
     return await client.post("/file_upload", data=form(data, "x", **given))
 
 
-def bulk_form(album: str, pictures: list[tuple[str, bytes]]) -> FormData:
-    made = FormData(quote_fields=False)
-    made.add_field("collection", album)
-    for name, data in pictures:
-        made.add_field("files[]", io.BytesIO(data), filename=name)
-    return made
+def bulk_form(album: str, pictures: list[tuple[str, bytes]]) -> BytesIOPayload:
+    """As browsers send it; names may be of any bytes (surrogateescape)."""
+    mark = secrets.token_hex(16)
+    body = b"".join(
+        f'--{mark}\r\nContent-Disposition: form-data; name="files[]"; filename="{name}"\r\n\r\n'.encode(
+            errors="surrogateescape"
+        ) + data + b"\r\n"
+        for name, data in pictures
+    )  # fmt: skip
+    body += f'--{mark}\r\nContent-Disposition: form-data; name="collection"\r\n\r\n{album}\r\n--{mark}--'.encode()
+    return BytesIOPayload(io.BytesIO(body), content_type=f"multipart/form-data; boundary={mark}")
 
 
 async def ended(client: Client, task: str) -> dict[str, Any]:
@@ -163,9 +158,7 @@ async def test_a_picture_is_stored_recorded_and_has_its_thumbnails(
     found = (await ann.get(f"/images/{album}")).body["images"][0]
     assert (document["images"], document["bytes"], document["thumbnails"]) == (1, image["bytes"], 6)
     assert document["thumbnailBytes"] == sum(each["bytes"] for each in found["thumbnails"])
-    job = await jobs.store.get(answer.body["taskId"])
-    with pytest.raises(Exception, match="nothing there"):
-        await files.get(service._blobs, job.input["upload"])  # the upload is gone
+    await none_left(service, jobs, ann)
 
 
 async def test_who_has_a_picture_already_is_not_sent_it_again(ann: Client, album: str, service: Images) -> None:
@@ -243,19 +236,25 @@ async def test_a_file_that_is_no_picture_is_refused_and_leaves_nothing(
     assert said in answer.body["detail"]
     assert await keys(means.bucket) == before
     assert (await ann.get(f"/collections/{album}")).body["statistics"]["images"] == 0
-    if job := await _newest(jobs, ann.name):
-        with pytest.raises(Exception, match="nothing there"):
-            await files.get(service._blobs, job.input["upload"])
+    await none_left(service, jobs, ann)
 
 
-async def _newest(jobs: Jobs, owner: str) -> Job | None:
+async def none_left(service: Images, jobs: Jobs, ann: Client) -> None:
+    """Whatever became of ann's jobs, what was uploaded for them is gone."""
     read = jobs.store.bus.read(subjects.JOBS.name, subjects.job_state("*"), 1, Job)
-    found = [stored.message async for stored in read if stored.message.owner == owner]
-    return max(found, key=lambda job: job.created, default=None)
+    for job in [stored.message async for stored in read if stored.message.owner == ann.name]:
+        assert not await lies(service, str(job.input.get("upload") or job.input["files"])), job
+
+
+async def lies(service: Images, address: str) -> bool:
+    try:
+        return bool(await files.get(service._blobs, address))
+    except BlobMissing:
+        return False
 
 
 async def test_of_two_of_one_name_at_once_the_first_is_kept(
-    ann: Client, album: str, service: Images, means: Means
+    ann: Client, album: str, service: Images, means: Means, jobs: Jobs
 ) -> None:
     answers = await asyncio.gather(*(upload(ann, album, encoded(scene(90, 60, seed=n))) for n in range(2)))
     answers += await asyncio.gather(*(upload(ann, album, encoded(scene(90, 60, seed=n))) for n in range(2)))
@@ -263,6 +262,7 @@ async def test_of_two_of_one_name_at_once_the_first_is_kept(
     assert {answer.body.get("field") for answer in answers} == {None, "name"}
     lying = {key for key in await keys(means.bucket) if await _is_of(means, key, album)}
     assert len(lying) == 7
+    await none_left(service, jobs, ann)
     assert (await ann.get(f"/collections/{album}")).body["statistics"]["images"] == 1
 
 
@@ -364,13 +364,18 @@ async def test_a_deleted_picture_is_gone_with_all_its_files(
 
 
 async def test_lists_are_told_in_parts(ann: Client, album: str, service: Images) -> None:
-    names = [f"{n}.jpg" for n in range(5)]
+    names = ["%41.jpg", "...", "50%25.jpg", "a+b c.jpg", "q?x=1&y#z.jpg", "写真.webp"]
     for name in names:
         assert (await upload(ann, album, name=name)).status == 201
+        async with ann.session.head(
+            f"{ann.base}/images/{album}/{quote(name, safe='')}", headers=ann.headers
+        ) as answer:
+            assert (answer.status, answer.headers["Content-Type"]) == (200, "image/jpeg")
     found, after = list[str](), ""
-    while page := (await ann.get(f"/images/{album}?limit=2&after={after}")).body["images"]:
+    while page := (await ann.get(f"/images/{album}?limit=2&after={quote(after, safe='')}")).body["images"]:
         found += [image["name"] for image in page]
         after = found[-1]
+    assert (await ann.get(f"/images/{album}?after=%00")).body["field"] == "after"
     assert found == names
     listed = (await ann.get("/collections?limit=1000")).body["collections"]
     assert album in [each["name"] for each in listed]
@@ -386,34 +391,73 @@ async def projected(site: Site, bus: Bus, registry: Registry, servers: Mapping[s
         yield
 
 
-async def test_tasks_are_listed_while_they_are_active_and_can_be_cancelled(
+async def test_tasks_are_listed_while_they_are_active_and_leave_nothing_when_they_are_cancelled(
     site: Site, ann: Client, bob: Client, album: str, service: Images, bus: Bus, registry: Registry,
     servers: Mapping[str, str], jobs: Jobs,
 ) -> None:  # fmt: skip
-    await jobs.functions.change("process_image", paused=True)
+    await pause(service, jobs, "generate_thumbnails")
     try:
-        await asyncio.sleep(2.5)  # workers look that often
         async with projected(site, bus, registry, servers):
-            answer = await ann.post("/file_upload", data=form(JPEG, collection=album, **{"async": "true"}))
-            task = answer.body["taskId"]
+            tasks = [
+                (await ann.post("/file_upload", data=form(JPEG, collection=album, **{"async": "true"}))).body[
+                    "taskId"
+                ],
+                (await ann.post("/bulk_upload", data=bulk_form(album, HEAVY))).body["taskId"],
+            ]
 
-            async def active(client: Client) -> list[str]:
-                return [each["taskId"] for each in (await client.get("/tasks/active")).body["tasks"]]
+            async def active(client: Client) -> set[str]:
+                return {each["taskId"] for each in (await client.get("/tasks/active")).body["tasks"]}
 
-            await until(lambda: active(ann))
-            assert task in await active(ann)
-            assert task not in await active(bob)
-            assert (await bob.post(f"/task/cancel/{task}")).status == 404
-            cancelled = await ann.post(f"/task/cancel/{task}")
-            assert (cancelled.status, cancelled.body["status"]) == (200, "cancelled")
+            async def at_it() -> bool:
+                """The one waits for its thumbnails, the other is in the midst of its pictures."""
+                return set(tasks) <= await active(ann) and len(await _names(ann, album)) >= 9
+
+            await until(at_it)
+            assert not set(tasks) & await active(bob)
+            for task in tasks:
+                assert (await bob.post(f"/task/cancel/{task}")).status == 404
+                cancelled = await ann.post(f"/task/cancel/{task}")
+                assert (cancelled.status, cancelled.body["status"]) == (200, "cancelled")
 
             async def gone() -> bool:
-                return task not in await active(ann)
+                tidy = not service._tidying and not service._attempts
+                return tidy and not set(tasks) & await active(ann)
 
             await until(gone)
     finally:
-        await jobs.functions.change("process_image", paused=False)
-        await asyncio.sleep(2.5)
+        await jobs.functions.change("generate_thumbnails", paused=False)
+    listed = (await ann.get(f"/images/{album}")).body["images"]
+    assert {len(image["thumbnails"]) for image in listed} == {6}
+    assert "a.jpg" not in [image["name"] for image in listed]
+    assert len(listed) < len(HEAVY)
+    assert (await ann.get(f"/collections/{album}")).body["statistics"]["images"] == len(listed)
+    await none_left(service, jobs, ann)
+
+
+async def _names(client: Client, album: str) -> set[str]:
+    return {image["name"] for image in (await client.get(f"/images/{album}")).body["images"]}
+
+
+async def pause(service: Images, jobs: Jobs, function: str) -> None:
+    """Pause a function, and wait until the service knows."""
+    await jobs.functions.change(function, paused=True)
+    places = [each.name for each in service.functions]
+
+    async def known() -> bool:
+        return service._switches[places.index(function)].state.paused
+
+    await until(known)
+
+
+async def test_nothing_stays_of_a_file_that_was_not_stored_to_its_end(
+    means: Means, servers: Mapping[str, str]
+) -> None:
+    for seconds in (0.01, 0.03, 0.1):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await means.bucket.put(new_key(new_image_id(), "png"), bytes(24 << 20), "image/png")
+    async with aiohttp.ClientSession() as session, session.get(means.bucket.url("") + "?uploads") as answer:
+        assert "<Upload>" not in await answer.text()
 
 
 async def test_of_many_pictures_those_that_fail_are_listed(ann: Client, album: str, service: Images) -> None:
@@ -423,20 +467,21 @@ async def test_of_many_pictures_those_that_fail_are_listed(ann: Client, album: s
     pictures[8] = ("08.jpg", b"")
     pictures[9] = ("05.jpg", JPEG)
     pictures[11] = ("..%2f11.jpg", JPEG)
+    pictures[12] = ("\udcff\udcfe.jpg", JPEG)  # bytes that are no UTF-8
     answer = await ann.post("/bulk_upload", data=bulk_form(album, pictures))
     assert answer.status == 202, answer
     done = await ended(ann, answer.body["taskId"])
     assert done["status"] == "done", done
     result = done["result"]
-    assert (result["done"], result["failed"]) == (15, 5)
+    assert (result["done"], result["failed"]) == (14, 6)
     said = {each["index"]: each["error"] for each in result["failures"]}
-    assert sorted(said) == [3, 7, 8, 9, 11]
+    assert sorted(said) == [3, 7, 8, 9, 11, 12]
     assert "ends before its picture" in said[3]
     assert "neither JPEG" in said[7]
     assert "empty" in said[8]
     assert "another file of this upload" in said[9]
     assert "no path" in said[11]
-    assert len((await ann.get(f"/images/{album}")).body["images"]) == 15
+    assert len((await ann.get(f"/images/{album}")).body["images"]) == 14
     again = await ended(ann, (await ann.post("/bulk_upload", data=bulk_form(album, pictures[:3]))).body["taskId"])
     assert (again["result"]["done"], again["result"]["failed"]) == (0, 3)
     assert "has an image 00.jpg" in again["result"]["failures"][0]["error"]
@@ -492,10 +537,6 @@ async def test_the_cleanup_deletes_what_is_no_pictures_and_old_enough(
 async def test_statistics_that_went_wrong_are_put_right(ann: Client, album: str, means: Means, jobs: Jobs) -> None:
     await upload(ann, album)
     right = (await ann.get(f"/collections/{album}")).body["statistics"]
-    from sqlalchemy import update
-
-    from framemesh.database.tables import StatisticsRow
-
     async with means.engine.begin() as connection:
         await connection.execute(update(StatisticsRow).values(images=77, bytes=1, thumbnails=0, thumbnail_bytes=9))
     assert (await task(jobs, "update_collection_stats"))["collections"] >= 1

@@ -7,41 +7,31 @@ import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
 
 import pytest
 
 from framemesh.buckets import Bucket
-from framemesh.bus import Bus
 from framemesh.database.marks import Marks
 from framemesh.images import image_of, new_image_id, new_key, task_plan, thumbnail_keys
 from framemesh.processes import Process
-from framemesh.registry import Registry
 from framemesh.steps.client import Jobs
 from framemesh.steps.job import JobStatus
-from framemesh.tokens import Scope
 from services.images.cleanup import MARK, Swept
-from tests.integration.gateways import Site, serving
+from tests.integration.gateways import Client, Site, ann, site
 from tests.integration.stepping import over
 from tests.integration.test_images import bulk_form, ended, keys
 from tests.pictures import encoded, scene
 from tests.samples import until
+
+__all__ = ["ann", "site"]
 
 PICTURES, CORRUPT = 80, {7, 40}
 FILES, MINE = 5000, 10
 
 
 @pytest.fixture(autouse=True)
-def own_bucket(monkeypatch: pytest.MonkeyPatch) -> str:
-    name = f"images-{secrets.token_hex(4)}"
-    monkeypatch.setenv("images_bucket", name)
-    return name
-
-
-@pytest.fixture
-async def site(bus: Bus, registry: Registry, servers: Mapping[str, str], tmp_path: Path) -> AsyncIterator[Site]:
-    async with serving(bus, registry, servers, tmp_path) as made:
-        yield made
+def own_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("images_bucket", f"images-{secrets.token_hex(4)}")
 
 
 @pytest.fixture
@@ -62,9 +52,8 @@ async def killed(process: Process) -> None:
 
 
 async def test_many_pictures_are_all_there_once_when_the_service_is_killed_among_them(
-    site: Site, process: Process, jobs: Jobs, own_bucket: str
+    site: Site, ann: Client, process: Process, jobs: Jobs
 ) -> None:
-    ann = await site.client(f"ann-{secrets.token_hex(3)}", Scope.OPERATOR)
     await until(lambda: _known(jobs, "bulk_process_images"), within=30)
     await ann.post("/collections", json={"name": "trip"})
     pictures = [
@@ -99,9 +88,8 @@ async def _known(jobs: Jobs, function: str) -> bool:
 
 
 async def test_a_cleanup_that_is_killed_goes_on_and_deletes_exactly_the_orphans(
-    site: Site, process: Process, jobs: Jobs, own_bucket: str
+    site: Site, ann: Client, process: Process, jobs: Jobs
 ) -> None:
-    ann = await site.client(f"ann-{secrets.token_hex(3)}", Scope.OPERATOR)
     await until(lambda: _known(jobs, "cleanup_orphaned_files"), within=30)
     await ann.post("/collections", json={"name": "trip"})
     pictures = [(f"{n}.png", encoded(scene(40, 30, seed=n), "PNG")) for n in range(MINE)]

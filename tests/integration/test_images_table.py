@@ -72,6 +72,10 @@ async def test_of_many_of_one_name_one_is_recorded_and_a_task_records_once(engin
     assert sum(isinstance(each, Taken) for each in found) == 7
     tries = await asyncio.gather(*(table.add(image(2)) for _ in range(5)))
     assert len({each.id for each in tries}) == 1
+    assert await table.unfinished("job") == tries[:1]
+    assert await table.unfinished("jo_") == await table.unfinished("jo") == []
+    await table.set_thumbnails(tries[0], thumbnails())
+    assert await table.unfinished("job") == []
     assert (await table.collection("trip")).statistics.images == 2
 
 
@@ -93,8 +97,10 @@ async def test_nothing_comes_into_a_collection_that_goes(engine: AsyncEngine) ->
     assert await table.collections() == []
     assert await table.keys([first.id]) == {}
     assert await table.page("trip") == []
+    assert not await table.set_thumbnails(first, thumbnails())
+    assert not await table.replace(first, new_key(first.id, "png"), 1, "2" * 64)
     with pytest.raises(CollectionMissing, match="POST /collections"):
-        await table.set_thumbnails(first, thumbnails())
+        await table.recount("trip")
 
 
 async def test_a_note_is_the_last_one(engine: AsyncEngine) -> None:

@@ -152,10 +152,14 @@ class ImageTable:
 
     async def _lock(self, connection: AsyncConnection, name: str, **by: int) -> None:
         """Hold a collection until the transaction ends, and count what is more. Raises CollectionMissing."""
+        if not await self._locked(connection, name, **by):
+            raise _no_collection(name)
+
+    async def _locked(self, connection: AsyncConnection, name: str, **by: int) -> bool:
+        """As ``_lock``, but whether there is one."""
         values: dict[str, Any] = {each: getattr(StatisticsRow, each) + more for each, more in by.items()}
         wanted = update(StatisticsRow).where(StatisticsRow.collection == name)
-        if not (await connection.execute(wanted.values(values | {"updated": time.time()}))).rowcount:
-            raise _no_collection(name)
+        return (await connection.execute(wanted.values(values | {"updated": time.time()}))).rowcount > 0
 
     # -- pictures -----------------------------------------------------------------------------------
 
@@ -184,6 +188,12 @@ class ImageTable:
         """A picture by its id."""
         return await self._first(ImageRow.id == image)
 
+    async def unfinished(self, job: str) -> list[Image]:
+        """What the tasks of a job have recorded that has no thumbnails."""
+        small = select(ThumbnailRow.image).where(ThumbnailRow.image == ImageRow.id)
+        mine = ImageRow.task.startswith(f"{job}/", autoescape=True)
+        return await self._all(select(*_COLUMNS).where(mine, ~small.exists()))
+
     async def made_by(self, task: str) -> Image | None:
         """What a task has recorded."""
         return await self._first(ImageRow.task == task)
@@ -207,7 +217,8 @@ class ImageTable:
     async def replace(self, image: Image, key: str, size: int, sha256: str) -> bool:
         """A picture lies under another key now; whether it was as ``image`` says until then."""
         async with self._engine.begin() as connection:
-            await self._lock(connection, image.collection)
+            if not await self._locked(connection, image.collection):
+                return False
             wanted = update(ImageRow).where(ImageRow.id == image.id, ImageRow.key == image.key)
             values = {"key": key, "bytes": size, "sha256": sha256, "optimized": time.time()}
             changed = (await connection.execute(wanted.values(values))).rowcount > 0
@@ -223,7 +234,8 @@ class ImageTable:
     async def delete(self, image: Image) -> None:
         """Forget a picture; one that has gone is no error."""
         async with self._engine.begin() as connection:
-            await self._lock(connection, image.collection)
+            if not await self._locked(connection, image.collection):
+                return
             mine = ThumbnailRow.image == image.id
             thumbnails, small = await _sums(connection, ThumbnailRow.bytes, mine)
             await connection.execute(delete(ThumbnailRow).where(mine))
@@ -237,7 +249,8 @@ class ImageTable:
     async def set_thumbnails(self, image: Image, found: Sequence[Thumbnail]) -> bool:
         """Record the thumbnails of a picture instead of those before; whether the picture is still there."""
         async with self._engine.begin() as connection:
-            await self._lock(connection, image.collection)
+            if not await self._locked(connection, image.collection):
+                return False
             if not (await connection.execute(select(ImageRow.id).where(ImageRow.id == image.id))).first():
                 return False
             mine = ThumbnailRow.image == image.id
