@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from framemesh.tasks import Together
+from framemesh.tasks import Together, finished
 
 
 async def test_what_comes_meanwhile_goes_in_the_next() -> None:
@@ -51,3 +51,31 @@ async def test_one_who_has_gone_takes_nobody_with_it() -> None:
     with pytest.raises(asyncio.CancelledError):
         await gone
     assert await stays == 2
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_is_finished_is_not_broken_off(fails: bool) -> None:
+    gate, ended = asyncio.Event(), False
+
+    async def work() -> int:
+        nonlocal ended
+        await gate.wait()
+        ended = True
+        return 1 // (not fails)
+
+    waiting = asyncio.create_task(finished(work(), 10))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert ended
+    gate.clear()
+    waiting = asyncio.create_task(finished(work(), 0.01))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    gate.set()

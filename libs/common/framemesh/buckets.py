@@ -16,6 +16,7 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from framemesh.blobs import BlobError, BlobMissing
+from framemesh.tasks import finished
 
 PAGE = 1000
 _OPTIONS: Any = {"allow_http": True, "connect_timeout": "3s", "timeout": "30s"}
@@ -23,6 +24,7 @@ _RETRY: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=15)}
 _SOON = timedelta(minutes=1)
 _TAKEN = 409
 AGAIN_S = 0.5
+BREAK_OFF_S = 2.0
 
 T = TypeVar("T")
 
@@ -103,11 +105,12 @@ class Bucket:
         listed = obstore.list(self._store, within or None, offset=after or None, chunk_size=PAGE)
         while True:
             try:
-                found = await anext(listed)
-            except StopAsyncIteration:
-                return
+                # A listing that goes with its answer on the way panics: it wants its thread of Tokio's for that.
+                found = await finished(anext(listed, None), BREAK_OFF_S)
             except BaseError as error:
                 raise _failed(self.name, error) from error
+            if found is None:
+                return
             yield [Entry(each["path"], each["size"], each["last_modified"].timestamp()) for each in found]
 
     async def _asked(self, key: str, work: Awaitable[T]) -> T:

@@ -21,6 +21,17 @@ def heed_cancellation() -> None:
         raise asyncio.CancelledError
 
 
+async def finished(work: Awaitable[R], within: float) -> R:
+    """What comes of it; it goes on where this is cancelled, which is put off until it ends, for some seconds."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if (await asyncio.wait([task], timeout=within))[0] and not task.cancelled():
+            task.exception()  # else asyncio says that nobody has looked at it
+        raise
+
+
 async def gathered(works: Iterable[Coroutine[Any, Any, R]]) -> list[R]:
     """The results of all; where one raises, the others are ended, and what it raised is raised as it is."""
     try:
