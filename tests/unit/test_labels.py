@@ -33,6 +33,7 @@ TRAVERSALS = [
     "a\0.jpg", "a%0a.jpg", "a\nb", "\u2025", "\uff0e\uff0e", "\u2024\u2024", "\uff0e\uff0e\uff0fx", "..\u2215x",
     "..\u2044x", "..\u29f8x", "..\uff3cx", "..\u2216x", "..\ufe68x", "\uff23:x.jpg", "C\uff1ax.jpg",
     "a\u202egpj.exe",
+    "..\u2afdx", "..\U0001d23ax", "..\U0001d20fx", "C\u2236x.jpg", "c\ua789x.jpg",
     "\ud800.jpg", "a\u200b.jpg", "%c0%af..", " a.jpg", "a.jpg ", "", "x" * (LONGEST + 1), "%ef%bc%8fetc",
 ]  # fmt: skip
 

@@ -15,8 +15,12 @@ from framemesh.errors import FramemeshError
 LONGEST = 200
 """Characters."""
 _MOST_DECODING = 5
-_SEPARATORS = frozenset("/\\\u2044\u2215\u29f8\u2571\u27cb\u1735\u2216\u29f5\u29f9\u2572\u27cd")
+_SLASHES = "/\u2044\u2215\u29f8\u2571\u27cb\u1735\u2041\u2afb\u2afd\U0001d23a"
+_BACKSLASHES = "\\\u2216\u29f5\u29f9\u2572\u27cd\U0001d20f\U0001d23b"
+_SEPARATORS = frozenset(_SLASHES + _BACKSLASHES)
 """Slashes, backslashes, and what looks like one without being made of one (NFKC finds the others)."""
+_DRIVE = "[A-Za-z][:\u2236\ua789]"
+"""A drive's letter with a colon, or with what looks like one."""
 _HIDDEN = {"Cc": "control characters", "Cs": "lone surrogates", "Zl": "line ends", "Zp": "line ends"}
 _JOINERS = "\u200c\u200d"
 """Parts of words and emoji; other format characters turn or hide what follows."""
@@ -53,7 +57,7 @@ def _looks_wrong(label: str) -> str:
         return "a name is no path: it has no slash or backslash, and nothing that looks like one"
     if label.strip() in {".", ".."}:
         return "a name is no path: . and .. are none"
-    if re.match("[A-Za-z]:", label):
+    if re.match(_DRIVE, label):
         return "a name is no path: it does not begin with a drive's letter"
     for char in label:
         kind = unicodedata.category(char)
