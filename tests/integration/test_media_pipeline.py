@@ -204,6 +204,63 @@ async def test_what_is_deleted_is_gone_at_once_and_its_files_soon(
     assert (await ended(ann, name))["status"] == "done"
 
 
+async def test_what_is_deleted_while_it_is_made_leaves_nothing(
+    at: Studio, ann: Client, assets: Need, name: str, bus: Bus
+) -> None:
+    made = await ann.ask("PUT", f"/media/{name}", data=form(assets("people")))
+
+    async def at_it() -> bool:
+        steps = {each["name"]: each for each in (await ann.get(f"/media/{name}")).body["steps"]}
+        return "transcoding" in steps and bool(steps["transcoding"]["progress"])
+
+    await until(at_it, within=30)
+    assert (await ann.ask("DELETE", f"/media/{name}")).status == 202
+    (event,) = await until(lambda: told(bus, name), within=30)
+    assert event.state == "deleted"
+    job = await at.site.gateway.desk.find(made.body["jobId"])
+    assert job
+    assert (job.status, job.steps["transcoding"].status) == ("cancelled", "cancelled")
+    assert await keys(at, name) == []
+    assert await at.site.gateway.desk.media.find(name) is None
+
+
+async def test_of_those_who_put_the_same_at_once_each_has_a_version_or_is_told(
+    at: Studio, ann: Client, name: str
+) -> None:
+    answers = await asyncio.gather(
+        *(ann.ask("PUT", f"/media/{name}", json={"mediaURL": "http://127.0.0.1:1/a"}) for _ in range(6))
+    )
+    taken = [each.body["version"] for each in answers if each.status == 202]
+    assert {each.status for each in answers} <= {202, 409}
+    assert set(taken) <= set(range(1, len(taken) + 1))
+    assert (await ann.get(f"/media/{name}")).body["version"] == len(taken)
+    await ann.ask("DELETE", f"/media/{name}")
+
+
+async def test_an_event_that_says_nonsense_fails_with_the_field_and_is_kept(
+    at: Studio, bus: Bus, name: str
+) -> None:
+    said: dict[str, dict[str, Any]] = {
+        "input.media": {"media": "../x"},
+        "media is not in": {},
+        "input.version": {"media": name, "version": "1"},
+        "input.title": {"media": name, "title": "a\nb"},
+        "input.owner": {"media": name, "owner": "a b"},
+        "input.source": {"media": name, "source": "/"},
+    }
+    for given in said.values():
+        await Triggers(bus).fire("media.uploaded", TriggerEvent(input=given, owner=name))
+
+    async def buried() -> bool:
+        letters = await dead_letters(bus, "TRIGGERS", "triggers.media.uploaded")
+        found = [(each.reason, TriggerEvent.model_validate_json(each.payload)) for each in letters]
+        ours = [(reason, event.input) for reason, event in found if event.owner == name]
+        return {each: given for each in said for reason, given in ours if each in reason} == said
+
+    await until(buried)
+    assert await at.site.gateway.desk.media.find(name) is None
+
+
 async def test_an_event_of_anybody_starts_the_same(at: Studio, bus: Bus, assets: Need, name: str) -> None:
     root = await at.client(Scope.ADMIN)
     event = TriggerEvent(input={"media": name, "url": "http://127.0.0.1:1/x.mp4", "title": "t"})
