@@ -4,7 +4,8 @@
    mesh whose images service has one process for pixels; the loop again. The ratio is to the mean of both. Both
    make the same sizes and formats in the same qualities.
 2. Uploads: so many a second with ``async=true``; latency from the request's begin until there are thumbnails.
-3. Many: one upload of a thousand pictures, ten of which are cut short; alone, and beside detection on a video.
+3. Many: one upload of a thousand pictures, ten of which are cut short; alone, and beside detection on a video,
+   whose frames a second are told before it and beside it.
 4. Cleanup: so many files in the bucket, half of them no picture's.
 """
 
@@ -56,6 +57,8 @@ DIFFERENT = 24
 """Pictures that differ; they are taken again and again."""
 SHAPES = ((1600, 1200), (800, 600), (2048, 1365), (640, 480))
 CUT = 10
+WARM_FRAMES, ALONE_S = 20, 8.0
+"""After so many frames the live path is measured by itself, for so many seconds."""
 THUMBNAILS = Plan.model_validate(
     {
         "name": "thumbnails",
@@ -281,15 +284,18 @@ async def uploads(samples: list[bytes], rate: float, seconds: float) -> dict[str
 async def many(samples: list[bytes], count: int, *, live: bool) -> dict[str, Any]:
     """One upload of so many."""
     async with site(psutil.cpu_count() or 1) as made:
+        frames = Frames()
         if live:
+            await frames.follow(made.bus)
             await start_live(made.mesh)
+            alone = await frames.alone()
         form = aiohttp.FormData()
         form.add_field("collection", "bench")
         cut = {number * count // CUT for number in range(CUT)}
         for number in range(count):
             data = samples[number % len(samples)]
             form.add_field("files[]", io.BytesIO(data[:1000] if number in cut else data), filename=f"{number}.jpg")
-        begun = time.perf_counter()
+        begun, seen = time.perf_counter(), frames.count
         task = (await made.post("/bulk_upload", data=form))["taskId"]
         uploaded = time.perf_counter() - begun
         while True:
@@ -297,23 +303,51 @@ async def many(samples: list[bytes], count: int, *, live: bool) -> dict[str, Any
                 said = await answer.json()
             if said["status"] in {"done", "failed"}:
                 break
+            if live and not made.mesh.services["reader"].ended:
+                filmed = time.perf_counter() - begun
             await asyncio.sleep(0.2)
         seconds = time.perf_counter() - begun
+        beside = (frames.count - seen) / filmed if live else 0.0
         result = said["result"] or {"done": 0, "failed": 0, "failures": []}
         if {each["index"] for each in result["failures"]} != cut:
             raise RuntimeError(f"other pictures failed than were cut: {said}")
-    return {
+        if live and not beside:
+            raise RuntimeError("the live path stood still beside it")
+    told = {"live_alone_per_s": round(alone, 1), "live_beside_per_s": round(beside, 1)} if live else {}
+    return told | {
         "done": result["done"], "failed": result["failed"], "listed": len(result["failures"]),
         "upload_s": round(uploaded, 1), "all_s": round(seconds, 1), "per_s": round(count / seconds, 1),
     }  # fmt: skip
+
+
+class Frames:
+    """Frames of the live path in which detection has looked for something."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def follow(self, bus: Bus) -> None:
+        """Count them from now on."""
+        await bus.client.subscribe(subjects.RESULTS_FEED, cb=self._hear)
+
+    async def _hear(self, msg: Msg) -> None:
+        self.count += 1
+
+    async def alone(self) -> float:
+        """How many a second there are, after the first ones."""
+        while self.count < WARM_FRAMES:
+            await asyncio.sleep(0.1)
+        before = self.count
+        await asyncio.sleep(ALONE_S)
+        return (self.count - before) / ALONE_S
 
 
 async def start_live(mesh: Mesh) -> None:
     """Detection on a video, as fast as it is filmed."""
     for name in ("uploader", "router", "detection"):
         await mesh.start_service(name)
-    clip = str(await asyncio.to_thread(assets.resolve, "people"))
-    settings = {"video_source": clip, "source": "gate", "delivery": "live", "reader_type": "av"}
+    clip = await asyncio.to_thread(assets.resolve, "people")
+    settings = {"video_source": str(clip.path), "source": "gate", "delivery": "live", "reader_type": "av"}
     await mesh.start_service("reader", settings)
 
 
