@@ -26,6 +26,7 @@ from framemesh.steps.client import Jobs
 from framemesh.steps.job import Job
 from framemesh.tokens import Scope
 from services.gateway.gateway import Gateway
+from services.gateway.routes import ROUTES
 from services.jobs.jobs import JobsService
 from services.jobs.settings import JobsSettings
 from tests.integration.gateways import STEPS, URL, Client, Pipeline, Sent, Site, ann, bob, events, site, working
@@ -470,7 +471,7 @@ async def test_jobs_are_listed_in_pages_the_newest_first(
 PATHS = [
     ("POST", "/analysis"), ("GET", "/analysis/status/{}"), ("GET", "/analysis/{}"), ("GET", "/analysis/{}/events"),
     ("GET", "/jobs"), ("POST", "/jobs/{}/cancel"), ("POST", "/jobs/{}/retry"), ("GET", "/jobs/{}/logs"),
-    ("GET", "/queues"),
+    ("GET", "/queues"), ("GET", "/task/status/{}"), ("GET", "/tasks/active"), ("POST", "/task/cancel/{}"),
 ]  # fmt: skip
 
 
@@ -501,6 +502,12 @@ async def test_a_viewer_sees_and_does_not_do(site: Site, ann: Client, pipeline: 
         assert answer.status == (403 if method == "POST" else 404 if "{}" in path else 200), (method, path)
         if method == "POST":
             assert 'scope="operator"' in answer.headers["WWW-Authenticate"]
+    for route in ROUTES:
+        path = re.sub(r"{\w+}", "x", route.path)
+        if route.method != "GET" and route.name != "createTicket":  # which gives nobody more than they have
+            assert (await viewer.ask(route.method, path)).status == 403, route
+        if not route.by_ticket:
+            assert (await site.nobody.ask(route.method, path)).status == 401, route
 
 
 async def test_others_jobs_are_not_there_but_for_an_admin(
