@@ -61,18 +61,27 @@ async def test_only_the_newest_version_is_published(table: MediaTable) -> None:
     assert await row(table) == before
 
 
+async def test_a_deletion_that_nobody_heard_of_is_taken_back(table: MediaTable) -> None:
+    assert await asked(table, 1, "a")
+    assert await table.publish("m", 1, {"edition": "e"})
+    before = await row(table)
+    assert await table.mark_deleted("m", "d", 2)
+    await table.take_back("m", "d", before)
+    assert await row(table) == before
+
+
 async def test_what_is_deleted_can_be_asked_for_again(table: MediaTable) -> None:
     assert not await table.publish("m", 1, {})
     assert not await table.mark_deleted("m", "d", 1)
     assert await asked(table, 1, "a")
     assert await table.publish("m", 1, {"edition": "e"})
     assert sum(await asyncio.gather(*(table.mark_deleted("m", f"d{n}", 2) for n in range(4)))) == 1
-    assert ((await row(table)).deleted, (await row(table)).published) == (True, None)
+    assert (await row(table)).deleted
     assert not await table.work_on("m", 2, "a")
     assert await table.page() == []
     assert await asked(table, 3, "b")
     await table.remove("m", 2)
-    assert (await row(table)).version == 3
+    assert ((await row(table)).version, (await row(table)).published) == (3, None)
     assert await table.mark_deleted("m", "d", 4)
     await table.remove("m", 4)
     assert await table.find("m") is None

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, select, tuple_, update
+from sqlalchemy import case, delete, null, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from framemesh.database.marks import insert_for
@@ -61,8 +61,9 @@ class MediaTable:
         first = {"id": media, "owner": owner, "created": now, "published": None}
         wanted = self._insert(MediaRow).values(**first, **values)
         newer = (MediaRow.version == version - 1) | ((MediaRow.version == version) & (MediaRow.job == job))
+        left = {"published": case((MediaRow.deleted, null()), else_=MediaRow.published)}
         wanted = wanted.on_conflict_do_update(
-            index_elements=["id"], set_=values, where=newer & (MediaRow.owner == owner)
+            index_elements=["id"], set_=values | left, where=newer & (MediaRow.owner == owner)
         )
         async with self._engine.begin() as connection:
             found = await connection.execute(wanted.returning(MediaRow.version))
@@ -99,9 +100,12 @@ class MediaTable:
             return found.first() is not None
 
     async def mark_deleted(self, media: str, job: str, version: int) -> bool:
-        """A medium is to be deleted, which is its next version; False where somebody else was quicker."""
+        """A medium is to be deleted, which is its next version; False where somebody else was quicker.
+
+        What was published is forgotten with it, or when it is asked for again: the deletion may be taken back.
+        """
         wanted = update(MediaRow).where(MediaRow.id == media, MediaRow.version == version - 1)
-        values = {"deleted": True, "version": version, "job": job, "updated": time.time(), "published": None}
+        values = {"deleted": True, "version": version, "job": job, "updated": time.time()}
         async with self._engine.begin() as connection:
             found = await connection.execute(wanted.values(**values).returning(MediaRow.id))
             return found.first() is not None
