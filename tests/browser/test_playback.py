@@ -125,7 +125,7 @@ async def test_sound_alone_plays(ann: Client, browser: Browser, hls_script: Path
     await ann.ask("PUT", f"/media/{name}", data=form(assets("jfk")))
     assert (await ended(ann, name))["status"] == "done"
     page = await player(browser, ann.base, hls_script)
-    await page.evaluate(WITH_TOKEN, [f"/media/{name}/index.m3u8", ann.token])
+    await page.evaluate(WITH_TOKEN, [f"/media/{name}/index.m3u8#t=9.0", ann.token])  # as a search names it
     state = await play(page, 1.0)
     assert (state["error"], state["width"], state["sound"] > 1000) == (None, 0, True), state
     assert state["duration"] == pytest.approx(11, abs=0.2)
