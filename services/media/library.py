@@ -159,7 +159,9 @@ class Library:
             about |= {"indexed": given.get("indexed")}
             await self._memory.forget(media, but=row.job if row else "")
         state = MediaState.READY if failed is None else MediaState.FAILED
-        await self._tell(ctx, media, version or (row.version if row else 0), state, **about)
+        if not isinstance(version, int):  # an event of anybody, which got its version here, or none
+            version = row.version if row and row.job == ctx.job else 0
+        await self._tell(ctx, media, version, state, **about)
         return {"state": state.value}
 
     async def _tell(self, ctx: Context, media: str, version: int, state: MediaState, **about: Any) -> None:

@@ -342,15 +342,20 @@ async def test_an_older_version_that_comes_late_leaves_what_a_newer_one_has_writ
     spoken = await desk.blobs.put(b"{}")
 
     async def published(job: str, version: int) -> Any:
-        task = StepTask(job=job, step="publishing", attempt=1, function="publishing")
         hls = {"edition": edition_of(job), "duration_s": 1.0, "renditions": []}
         given = {"media": name, "file": {"version": version}, "hls": hls, "transcript": {"transcript": spoken}}
-        library = Library(at.bus, desk.media, desk.media_bucket)
-        return await library.publishing(Context.of(task, logging.getLogger(), desk.blobs, said), given)
+        return await library.publishing(context(job), given)
+
+    def context(job: str) -> Context:
+        task = StepTask(job=job, step="publishing", attempt=1, function="publishing")
+        return Context.of(task, logging.getLogger(), desk.blobs, said)
 
     async def said(percent: float, text: str) -> None: ...
 
-    newer = edition_of("newer")
+    library, newer = Library(at.bus, desk.media, desk.media_bucket), edition_of("newer")
+    for job, said_of in (("older", 1), ("odd", "1"), ("nobodys", None), ("newer", None)):
+        await library.notifying(context(job), {"media": name, "version": said_of, "failed": "why"})
+    assert [each.version for each in await told(at.bus, name)] == [1, 0, 0, 2]
     with pytest.raises(Skip, match="a newer version"):
         await published("older", 1)
     assert await keys(at, name) == [key(name, newer, "init.mp4")]

@@ -143,7 +143,10 @@ def upload_plan() -> Plan:
             "published": "$steps.publishing?",
             "indexed": "$steps.index.indexed?",
         },
-        "on_failure": {"function": "notifying", "input": {"media": "$input.media?", "failed": "$error"}},
+        "on_failure": {
+            "function": "notifying",
+            "input": {"media": "$input.media?", "version": "$input.version?", "failed": "$error"},
+        },
     }
     return Plan.model_validate(plan)
 
