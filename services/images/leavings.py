@@ -13,6 +13,7 @@ from framemesh.steps import files
 from framemesh.steps.job import Job, JobStatus
 from services.images.bulk import listed
 from services.images.means import Means
+from services.images.process import forget
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +23,7 @@ async def remove(job: Job, means: Means, blobs: BlobStore) -> None:
     if job.status is not JobStatus.CANCELLED or job.plan.name not in {UPLOAD_PLAN, BULK_PLAN}:
         return
     for image in await means.table.unfinished(job.id):
-        await means.table.delete(image)
-        await means.bucket.delete([image.key])
+        await forget(means, image)
         log.info("%s/%s is gone with its task %s", image.collection, image.name, job.id)
     for address in await _uploads(job, blobs):
         await files.delete(blobs, address)

@@ -86,9 +86,17 @@ async def _recorded(means: Means, given: Upload, name: str, examined: Answer, ta
 
 
 async def make_thumbnails(means: Means, image: Image) -> list[Thumbnail]:
-    """Make and record the thumbnails of a picture. Raises FramemeshError when it has gone meanwhile."""
+    """Make and record the thumbnails of a picture; one that never had any, and gets none, is forgotten.
+
+    Raises FramemeshError, also when it has gone meanwhile.
+    """
     data = await means.bucket.get(image.key)
-    told, blobs = await on_pixels(means, "thumbnails", {"most_pixels": means.most_pixels}, data)
+    try:
+        told, blobs = await on_pixels(means, "thumbnails", {"most_pixels": means.most_pixels}, data)
+    except FramemeshError:
+        if not (await means.table.thumbnails([image.id]))[image.id]:
+            await forget(means, image)
+        raise
     found = [
         Thumbnail(**each, bytes=len(blob), sha256=hashlib.sha256(blob).hexdigest())
         for each, blob in zip(told["thumbnails"], blobs, strict=True)
@@ -98,6 +106,12 @@ async def make_thumbnails(means: Means, image: Image) -> list[Thumbnail]:
         await means.bucket.delete([thumbnail_key(image.id, each.size, each.type) for each in found])
         raise FramemeshError(f"image {image.name} has been deleted")
     return found
+
+
+async def forget(means: Means, image: Image) -> None:
+    """Remove a picture that has no thumbnails."""
+    await means.table.delete(image)
+    await means.bucket.delete([image.key])
 
 
 async def _store(means: Means, image: Image, found: Sequence[Thumbnail], blobs: Sequence[bytes]) -> None:

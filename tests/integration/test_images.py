@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hashlib
 import io
-import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -26,7 +25,7 @@ from framemesh.buckets import Bucket
 from framemesh.bus import Bus
 from framemesh.database.images import Image
 from framemesh.database.tables import StatisticsRow
-from framemesh.images import image_of, new_image_id, new_key, task_plan, thumbnail_key, thumbnail_keys
+from framemesh.images import image_of, new_image_id, new_key, task_plan, thumbnail_keys
 from framemesh.registry import Registry
 from framemesh.steps import files
 from framemesh.steps.client import Jobs
@@ -39,7 +38,7 @@ from services.images.worker import Images
 from services.jobs.jobs import JobsService
 from services.jobs.settings import JobsSettings
 from tests.integration.gateways import Answer, Client, Site, ann, bob, site
-from tests.integration.stepping import at_work, over
+from tests.integration.stepping import at_work, one, over
 from tests.pictures import encoded, gps, opened, png_bomb, scene
 from tests.samples import until
 from tests.unit.test_labels import TRAVERSALS
@@ -158,7 +157,7 @@ async def test_a_picture_is_stored_recorded_and_has_its_thumbnails(
     found = (await ann.get(f"/images/{album}")).body["images"][0]
     assert (document["images"], document["bytes"], document["thumbnails"]) == (1, image["bytes"], 6)
     assert document["thumbnailBytes"] == sum(each["bytes"] for each in found["thumbnails"])
-    await none_left(service, jobs, ann)
+    assert await left(service, jobs, ann) == []
 
 
 async def test_who_has_a_picture_already_is_not_sent_it_again(ann: Client, album: str, service: Images) -> None:
@@ -236,14 +235,15 @@ async def test_a_file_that_is_no_picture_is_refused_and_leaves_nothing(
     assert said in answer.body["detail"]
     assert await keys(means.bucket) == before
     assert (await ann.get(f"/collections/{album}")).body["statistics"]["images"] == 0
-    await none_left(service, jobs, ann)
+    assert await left(service, jobs, ann) == []
 
 
-async def none_left(service: Images, jobs: Jobs, ann: Client) -> None:
-    """Whatever became of ann's jobs, what was uploaded for them is gone."""
+async def left(service: Images, jobs: Jobs, ann: Client) -> list[str]:
+    """What was uploaded for ann's jobs, and is still there."""
     read = jobs.store.bus.read(subjects.JOBS.name, subjects.job_state("*"), 1, Job)
-    for job in [stored.message async for stored in read if stored.message.owner == ann.name]:
-        assert not await lies(service, str(job.input.get("upload") or job.input["files"])), job
+    given = [stored.message.input async for stored in read if stored.message.owner == ann.name]
+    uploads = [str(each.get("upload") or each["files"]) for each in given]
+    return [address for address in uploads if await lies(service, address)]
 
 
 async def lies(service: Images, address: str) -> bool:
@@ -262,7 +262,7 @@ async def test_of_two_of_one_name_at_once_the_first_is_kept(
     assert {answer.body.get("field") for answer in answers} == {None, "name"}
     lying = {key for key in await keys(means.bucket) if await _is_of(means, key, album)}
     assert len(lying) == 7
-    await none_left(service, jobs, ann)
+    assert await left(service, jobs, ann) == []
     assert (await ann.get(f"/collections/{album}")).body["statistics"]["images"] == 1
 
 
@@ -420,8 +420,7 @@ async def test_tasks_are_listed_while_they_are_active_and_leave_nothing_when_the
                 assert (cancelled.status, cancelled.body["status"]) == (200, "cancelled")
 
             async def gone() -> bool:
-                tidy = not service._tidying and not service._attempts
-                return tidy and not set(tasks) & await active(ann)
+                return not set(tasks) & await active(ann) and await left(service, jobs, ann) == []
 
             await until(gone)
     finally:
@@ -431,7 +430,6 @@ async def test_tasks_are_listed_while_they_are_active_and_leave_nothing_when_the
     assert "a.jpg" not in [image["name"] for image in listed]
     assert len(listed) < len(HEAVY)
     assert (await ann.get(f"/collections/{album}")).body["statistics"]["images"] == len(listed)
-    await none_left(service, jobs, ann)
 
 
 async def _names(client: Client, album: str) -> set[str]:
@@ -606,16 +604,22 @@ async def test_a_schedule_of_a_user_that_was_there_first_is_kept(
 # -- records ------------------------------------------------------------------------------------------
 
 
-async def test_two_tries_of_a_task_record_one_picture(album: str, means: Means) -> None:
-    def image(task: str, name: str) -> Image:
-        new = new_image_id()
-        return Image(
-            new, album, name, "ann", new_key(new, "png"), "png", 5, 1, 1, False, "0" * 64, time.time(), task
-        )
+def recorded(album: str, task: str) -> Image:
+    new = new_image_id()
+    return Image(
+        new, album, "a.png", "ann", new_key(new, "png"), "png", 5, 1, 1, False, "0" * 64, time.time(), task
+    )
 
-    first = await means.table.add(image("job/step", "a.png"))
-    assert await means.table.add(image("job/step", "a.png")) == first
+
+async def test_two_tries_of_a_task_record_one_picture_which_is_forgotten_when_it_gets_no_thumbnails(
+    album: str, means: Means, jobs: Jobs
+) -> None:
+    first = await means.table.add(recorded(album, "job/step"))
+    assert await means.table.add(recorded(album, "job/step")) == first
     assert (await means.table.recount(album)).images == 1
-    assert (await means.table.collection(album)).statistics.images == 1
-    assert thumbnail_key(first.id, 150, "webp") in thumbnail_keys(first.id)
-    assert json.dumps(vars(first))
+    await means.bucket.put(first.key, b"no picture", "image/png")
+    plan = one("generate_thumbnails", input={"image": "$input.image"})
+    job = await over(jobs, await jobs.submit(plan, {"image": first.id}))
+    assert (job.status, job.error) == (JobStatus.FAILED, "it: file: it is damaged: send another")
+    assert (await means.table.collection(album)).statistics.images == 0
+    assert first.key not in await keys(means.bucket)
