@@ -44,6 +44,8 @@ class Starter:
             )
         except FramemeshError as error:
             raise Reject(f"{name}: {error}") from error
+        if job.trigger != name:
+            raise Reject(f"{name}: key {key}: job {job.id} of something else was made with it: take another")
         log.debug("%s asked for job %s", name, job.id)
 
 

@@ -162,6 +162,20 @@ async def test_what_is_taken_fits_into_a_dead_letter(
     assert TriggerEvent.model_validate_json(letter.payload) == event(subjects.MOST_EVENT_BYTES - 400)
 
 
+async def test_a_key_that_something_else_has_used_is_told(
+    service: JobsService, triggers: Triggers, jobs: Jobs, begin: Begin, bus: Bus, name: str
+) -> None:
+    async def body(ctx: Context, given: Any) -> Any:
+        return 1
+
+    async with begin(Function(name, body)):
+        made = await jobs.submit(one(name), key=name)
+        await triggers.put(Subscription(trigger=name, plan=named(name, name)))
+        await triggers.fire(name, TriggerEvent(key=name))
+        (letter,) = await until(lambda: dead_letters(bus, "TRIGGERS", f"triggers.{name}"))
+        assert f"job {made.id} of something else was made with it" in letter.reason
+
+
 async def test_what_is_no_event_is_a_dead_letter(service: JobsService, bus: Bus, name: str) -> None:
     await bus.publish_raw(subjects.trigger(name), b'{"input": 3}', {})
     (letter,) = await until(lambda: dead_letters(bus, "TRIGGERS", f"triggers.{name}"))
