@@ -16,7 +16,7 @@ TITLES = {
     403: ("forbidden", "The token may not do that"),
     404: ("not-found", "There is no such thing"),
     405: ("method-not-allowed", "The method is not for this path"),
-    409: ("conflict", "It does not fit how the job stands"),
+    409: ("conflict", "It does not fit how things stand"),
     416: ("range-not-satisfiable", "There is no such part of it"),
     413: ("too-large", "The request is too large"),
     415: ("unsupported-media-type", "The media type is not taken"),
