@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ import pytest
 from framemesh import subjects
 from framemesh.registry import connect as connect_redis
 from framemesh.steps.client import Jobs
+from framemesh.steps.job import new_id
 from tests.e2e.mesh import framemesh, mesh_of
 from tests.samples import until
 
+Say = Callable[..., Awaitable[tuple[int, str, str]]]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -61,6 +64,7 @@ async def test_jobs_from_the_terminal(tmp_path: Path, monkeypatch: pytest.Monkey
         assert "wrong.yaml: not a valid Plan: steps.a.retires" in text
         _, text, _ = await say("functions", "limit", "shout", "--concurrency", "2")
         assert text == "shout: 2 at a time\n"
+        await an_event_starts_a_plan(say, jobs, names)
         # A trigger of nonsense is a dead letter, which can be seen, replayed and dropped.
         await bus.publish_raw(subjects.job_trigger("odd"), b'{"plan": 5}', {})
 
@@ -78,3 +82,18 @@ async def test_jobs_from_the_terminal(tmp_path: Path, monkeypatch: pytest.Monkey
         assert (await say("dead", "drop", "--all"))[1] == "1 dead letter dropped\n"
         assert await dead() == []
         await redis.aclose()
+
+
+async def an_event_starts_a_plan(say: Say, jobs: Jobs, names: str) -> None:
+    assert (await say("triggers", "add", "guests.arrived", "greeting.yaml"))[
+        1
+    ] == "guests.arrived starts greeting\n"
+    status, number, _ = await say("triggers", "fire", "guests.arrived", names, "--owner", "bob", "--key", "k")
+    assert (status, int(number) > 0) == (0, True)
+    greeted = await jobs.wait((await until(lambda: jobs.store.find(new_id("bob", "k")))).id)
+    assert (greeted.trigger, greeted.output["loudest"]) == ("guests.arrived", "HELLO, ADA!")
+    listed = json.loads((await say("triggers", "list", "--json"))[1])
+    assert [each["trigger"] for each in listed if not each["built_in"]] == ["guests.arrived"]
+    assert (await say("triggers", "rm", "guests.arrived"))[1] == "guests.arrived is removed\n"
+    status, _, text = await say("triggers", "fire", "../x")
+    assert (status, "want up to four words" in " ".join(text.split())) == (1, True)

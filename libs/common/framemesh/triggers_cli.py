@@ -9,6 +9,7 @@ import typer
 from pydantic import ValidationError
 
 from framemesh import subjects
+from framemesh.bus import BusError
 from framemesh.errors import FramemeshError
 from framemesh.jobs_cli import (
     InputOption,
@@ -100,6 +101,9 @@ def fire(
     async def work() -> int:
         async with connected(data) as desk:
             await desk.bus.declare(subjects.TRIGGERS)
-            return await Triggers(desk.bus).fire(name, event)
+            try:
+                return await Triggers(desk.bus).fire(name, event)
+            except BusError as error:
+                raise FramemeshError(f"trigger {name}: the stream does not take it: {error}") from error
 
     typer.echo(run_until(work()))
