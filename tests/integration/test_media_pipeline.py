@@ -314,6 +314,33 @@ async def test_a_version_that_fails_leaves_the_one_that_is_published(
     assert (await text(ann, f"/media/{name}/index.m3u8"))[0] == 200
 
 
+async def test_what_failed_is_made_when_its_event_is_replayed(
+    at: Studio, ann: Client, assets: Need, name: str, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDIA_MAX_MINUTES", "0.1")
+    await ann.ask("PUT", f"/media/{name}", data=form(assets("jfk")))
+    failed = await ended(ann, name)
+    assert "raise media_max_minutes" in failed["error"]
+    monkeypatch.delenv("MEDIA_MAX_MINUTES")
+    await at.media._children.close()  # they have read their settings
+
+    async def buried() -> str | None:
+        letters = await dead_letters(bus, "TRIGGERS", "triggers.media.uploaded")
+        return next((each.payload for each in letters if f'"media":"{name}"' in each.payload), None)
+
+    await bus.publish_raw("triggers.media.uploaded", (await until(buried)).encode(), {})
+    events = await until(lambda: both(bus, name), within=30)
+    assert [(each.state, each.version) for each in events] == [("failed", 1), ("ready", 1)]
+    document = await ended(ann, name)
+    assert (document["status"], document["published"]["version"]) == ("done", 1)
+    assert document["jobId"] != failed["jobId"]
+
+
+async def both(bus: Bus, media: str) -> list[MediaEvent]:
+    found = await told(bus, media)
+    return found if len(found) > 1 else []
+
+
 async def test_a_newer_version_ends_the_older_one(at: Studio, ann: Client, assets: Need, name: str) -> None:
     first = await ann.ask("PUT", f"/media/{name}", data=form(assets("people")))
     second = await ann.ask("PUT", f"/media/{name}", data=form(assets("jfk")))
