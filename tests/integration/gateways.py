@@ -27,7 +27,9 @@ from framemesh.steps.job import Job
 from framemesh.tokens import Scope
 from services.gateway.gateway import Gateway
 from services.gateway.settings import GatewaySettings
-from tests.integration.stepping import Begin
+from services.jobs.jobs import JobsService
+from services.jobs.settings import JobsSettings
+from tests.integration.stepping import Begin, at_work
 
 STEPS = list(analysis_plan().steps)
 URL = "https://example.org/talk.mp4"
@@ -202,6 +204,17 @@ async def serving(bus: Bus, registry: Registry, servers: Mapping[str, str], fold
 async def site(bus: Bus, registry: Registry, servers: Mapping[str, str], tmp_path: Path) -> AsyncIterator[Site]:
     """A gateway for a test that imports this."""
     async with serving(bus, registry, servers, tmp_path) as made:
+        yield made
+
+
+@asynccontextmanager
+async def projecting(
+    site: Site, bus: Bus, registry: Registry, servers: Mapping[str, str]
+) -> AsyncIterator[JobsService]:
+    """The jobs service on the gateway's database."""
+    database = site.gateway.settings.jobs_database
+    settings = JobsSettings(**servers, instance="jobs", jobs_database=database)  # type: ignore[arg-type]
+    async with at_work(JobsService(settings, bus, registry)) as made:
         yield made
 
 

@@ -28,8 +28,20 @@ from framemesh.tokens import Scope
 from services.gateway.gateway import Gateway
 from services.gateway.routes import ROUTES
 from services.jobs.jobs import JobsService
-from services.jobs.settings import JobsSettings
-from tests.integration.gateways import STEPS, URL, Client, Pipeline, Sent, Site, ann, bob, events, site, working
+from tests.integration.gateways import (
+    STEPS,
+    URL,
+    Client,
+    Pipeline,
+    Sent,
+    Site,
+    ann,
+    bob,
+    events,
+    projecting,
+    site,
+    working,
+)
 from tests.integration.stepping import Begin, one
 from tests.samples import OwnServer, until
 
@@ -42,19 +54,8 @@ PART = files.PART_BYTES
 async def projected(
     site: Site, bus: Bus, registry: Registry, servers: Mapping[str, str]
 ) -> AsyncIterator[JobsService]:
-    """The jobs service on the gateway's database."""
-    database = site.gateway.settings.jobs_database
-    service = JobsService(
-        JobsSettings(**servers, instance="jobs", jobs_database=database),  # type: ignore[arg-type]
-        bus,
-        registry,
-    )
-    await service.prepare()
-    task = asyncio.create_task(service.run())
-    yield service
-    task.cancel()
-    await asyncio.wait([task])
-    await service.finish()
+    async with projecting(site, bus, registry, servers) as made:
+        yield made
 
 
 @pytest.fixture

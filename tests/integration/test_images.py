@@ -9,7 +9,6 @@ import io
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -35,9 +34,7 @@ from services.images import means as opened_means
 from services.images.means import Means
 from services.images.settings import ImagesSettings
 from services.images.worker import Images
-from services.jobs.jobs import JobsService
-from services.jobs.settings import JobsSettings
-from tests.integration.gateways import Answer, Client, Site, ann, bob, site
+from tests.integration.gateways import Answer, Client, Site, ann, bob, projecting, site
 from tests.integration.stepping import at_work, one, over
 from tests.pictures import encoded, gps, opened, png_bomb, scene
 from tests.samples import until
@@ -384,20 +381,13 @@ async def test_lists_are_told_in_parts(ann: Client, album: str, service: Images)
 # -- tasks --------------------------------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def projected(site: Site, bus: Bus, registry: Registry, servers: Mapping[str, str]) -> AsyncIterator[None]:
-    settings = JobsSettings(**servers, instance="jobs", jobs_database=site.gateway.settings.jobs_database)  # type: ignore[arg-type]
-    async with at_work(JobsService(settings, bus, registry)):
-        yield
-
-
 async def test_tasks_are_listed_while_they_are_active_and_leave_nothing_when_they_are_cancelled(
     site: Site, ann: Client, bob: Client, album: str, service: Images, bus: Bus, registry: Registry,
     servers: Mapping[str, str], jobs: Jobs,
 ) -> None:  # fmt: skip
     await pause(service, jobs, "generate_thumbnails")
     try:
-        async with projected(site, bus, registry, servers):
+        async with projecting(site, bus, registry, servers):
             tasks = [
                 (await ann.post("/file_upload", data=form(JPEG, collection=album, **{"async": "true"}))).body[
                     "taskId"
