@@ -555,6 +555,9 @@ async def test_a_wasteful_picture_is_made_smaller_once(ann: Client, album: str, 
     assert statistics["bytes"] == after.bytes + other.bytes
     assert (await task(jobs, "optimize_images"))["images"] == 0
     assert await means.bucket.get(before.key)  # who is just reading it reads on; the cleanup deletes it
+    await means.bucket.delete([after.key])
+    gone = await ann.get(f"/images/{album}/a.jpg")
+    assert (gone.status, gone.body["field"]) == (404, "name")
 
 
 async def test_schedules_are_made_once_and_what_a_user_makes_of_them_stays(
