@@ -34,7 +34,7 @@ from tests.e2e.test_jobs_kills import Victim
 from tests.samples import until
 
 MEDIA = 6
-KILLS = ("media", "step", "media", "gateway", "step", "jobs", "media", "gateway")
+KILLS = ("media", "step", "media", "gateway", "media", "jobs", "step", "gateway")
 SEED = 20261129
 WITHIN_S = 45.0
 """After the last kill: an ack wait of 15 s, and the work that is left."""
