@@ -159,10 +159,10 @@ class Ends:
         self._waiting[job_id] = asyncio.get_running_loop().create_future()
         return self._waiting[job_id]
 
-    async def hear(self, msg: Msg) -> None:
+    def hear(self, msg: Msg) -> None:
         """Take in an update."""
         job_id = msg.subject.rpartition(".")[2]
-        if job_id in self._waiting and json.loads(msg.data).get("status") == "done":
+        if job_id in self._waiting and b'"status":"done","steps":' in msg.data:
             self._waiting.pop(job_id).set_result(None)
 
 
@@ -193,7 +193,7 @@ async def framemesh(chains: int, under_way: int, processes: int) -> Pace:
     """The chains through workers of this mesh."""
     async with working(processes) as (bus, jobs):
         ends = Ends()
-        await bus.client.subscribe(subjects.job_updates(), cb=ends.hear)
+        await bus.client.listen(subjects.job_updates(), ends.hear)
 
         async def chain(number: int, lap: str) -> None:
             key = f"{lap}{number}"

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -34,6 +35,7 @@ from framemesh.telemetry import CONSUMED, PUBLISHED, redact
 from framemesh.wire import Wire
 
 log = logging.getLogger(__name__)
+_published = cache(PUBLISHED.labels)
 
 M = TypeVar("M", bound=Message)
 Handler = Callable[[Envelope[M]], Awaitable[None]]
@@ -278,7 +280,7 @@ class Bus:
         answer = json.loads((await self._ask(subject, payload, headers)).data)
         if error := answer.get("error"):
             raise _refusal(error)
-        PUBLISHED.labels(answer["stream"]).inc()
+        _published(answer["stream"]).inc()
         return int(answer["seq"])
 
     async def _ask(self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None) -> Msg:

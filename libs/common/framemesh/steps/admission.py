@@ -9,6 +9,7 @@ Redis every job begins at once.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -24,16 +25,17 @@ WINDOW = 64
 """Jobs of one owner and one priority that are under way at a time, where nothing else is set."""
 
 # Both take several jobs at once. KEYS: of each the set of those under way and that of those parked. ARGV: the
-# window, then of each its id and when it was made.
+# window, then of each its id and when it was made. The first says how many places there were; 0: it is parked.
 _ENTER = """
 local window, begun = tonumber(redis.call('GET', 'jobs:window') or ARGV[1]), {}
 for at = 1, #KEYS, 2 do
   local ours, parked, job, made = KEYS[at], KEYS[at + 1], ARGV[at + 1], ARGV[at + 2]
   local may = redis.call('SISMEMBER', ours, job)
   if may == 0 and not redis.call('ZSCORE', parked, job) then
-    if redis.call('SCARD', ours) < window then
+    local free = window - redis.call('SCARD', ours)
+    if free > 0 then
       redis.call('SADD', ours, job)
-      may = 1
+      may = free
     else
       redis.call('ZADD', parked, made, job)
     end
@@ -61,6 +63,10 @@ end
 return found
 """
 
+HEARD_S = 1.0
+"""For how long an answer is believed by those who do not wait for the next."""
+
+
 Member = tuple[str, str, str, float]
 """Of a job its owner, its priority, its id, and when it was made."""
 
@@ -72,14 +78,28 @@ class Admission:
         self._redis = redis
         self._enter = Together(_scripted(redis, _ENTER))
         self._leave = Together(_scripted(redis, _LEAVE))
+        self._heard: tuple[tuple[str, str], int, float] | None = None
+        """Of the share last asked of, how many more may begin, and when that was heard."""
 
     async def enter(self, job: Job) -> bool:
         """Whether a new job may begin; else it is parked, and somebody who leaves will name it."""
         try:
-            return bool(await self._enter(_member(job)))
+            free: int = await self._enter(_member(job))
         except RedisError as error:
             log.warning("shares are not kept, Redis does not answer: %s", error)
             return True
+        self._heard = (job.owner, str(job.priority)), free, time.monotonic()
+        return free > 0
+
+    def take_room(self, job: Job) -> bool:
+        """Whether a new job may surely begin, by what was heard a moment ago; ``enter`` is still to be told.
+
+        Each answer is good for one, so many at once wait for theirs.
+        """
+        heard, self._heard = self._heard, None
+        if heard is None or heard[0] != (job.owner, str(job.priority)):
+            return False
+        return heard[1] > WINDOW // 2 and time.monotonic() - heard[2] < HEARD_S
 
     async def leave(self, job: Job) -> list[str]:
         """A job is over: those that may begin instead. Saying so again does no harm."""

@@ -99,7 +99,19 @@ class JobStore:
 
         Of that one, what may not have been sent is sent again: whoever put it down may have died.
         """
+        if self._admission and job.parent is None and self._admission.take_room(job):
+            is_new, may = await asyncio.gather(self._put_down(job), self._admission.enter(job))
+            if not may:  # others took the room meanwhile
+                await self._admission.begun(job)
+            return is_new
         job.parked = not await self._may_begin(job)
+        is_new = await self._put_down(job)
+        if is_new and job.parked and await self._may_begin(job):  # its turn came while it was being put down
+            await self.admit(job.id)
+        return is_new
+
+    async def _put_down(self, job: Job) -> bool:
+        """Write the first state and send what it begins with; False where there is one already."""
         first = advance.begin(job, job.created)
         try:
             await self._write_and_send(job, first)
@@ -107,8 +119,6 @@ class JobStore:
             found = await self.get(job.id)
             await self.follow_up(found, advance.orders(found))
             return False
-        if job.parked and await self._may_begin(job):  # its turn came while it was being put down
-            await self.admit(job.id)
         return True
 
     async def _write_and_send(self, job: Job, orders: list[Order]) -> None:
