@@ -51,6 +51,7 @@ bench: $(STAMP) ## the mesh and each model's worker against a bare loop, jobs ag
 	$(BIN)/python -m benchmarks.live_path
 	$(BIN)/python -m benchmarks.models
 	$(BIN)/python -m benchmarks.chains
+	$(BIN)/python -m benchmarks.flood
 	$(BIN)/python -m benchmarks.images
 	$(BIN)/python -m benchmarks.rush
 	$(BIN)/python -m benchmarks.search
