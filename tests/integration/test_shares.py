@@ -99,12 +99,12 @@ async def test_many_sources_are_shared_as_soon_as_few(bus: Bus, redis: Redis, mo
     await fill(bus, model, sources)
     async with replicas(bus, redis, model, 3) as made:
         await made[0].start()
-        await shared(made, sources, most=60, within=3)
+        await shared(made, sources, most=60, within=10)
         await made[1].start()
         await made[2].start()
-        await shared(made, sources, most=20, within=5)
+        await shared(made, sources, most=20, within=15)
         await made[1].stop()
-        await shared(made, sources, most=30, within=5)
+        await shared(made, sources, most=30, within=15)
 
 
 async def test_sources_of_a_dead_replica_go_to_the_others(bus: Bus, redis: Redis, model: str) -> None:

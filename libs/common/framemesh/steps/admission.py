@@ -97,7 +97,7 @@ class Admission:
         Each answer is good for one, so many at once wait for theirs.
         """
         heard, self._heard = self._heard, None
-        if heard is None or heard[0] != (job.owner, str(job.priority)):
+        if heard is None or heard[0] != (job.owner, str(job.priority)) or self._enter.busy:
             return False
         return heard[1] > WINDOW // 2 and time.monotonic() - heard[2] < HEARD_S
 

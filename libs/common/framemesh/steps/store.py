@@ -100,7 +100,9 @@ class JobStore:
         Of that one, what may not have been sent is sent again: whoever put it down may have died.
         """
         if self._admission and job.parent is None and self._admission.take_room(job):
-            is_new, may = await asyncio.gather(self._put_down(job), self._admission.enter(job))
+            putting = asyncio.ensure_future(self._put_down(job))
+            may = await self._admission.enter(job)  # asked before anybody else here asks
+            is_new = await putting
             if not may:  # others took the room meanwhile
                 await self._admission.begun(job)
             return is_new
