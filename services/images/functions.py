@@ -9,11 +9,12 @@ from framemesh.database.images import CollectionMissing, Image
 from framemesh.errors import FramemeshError
 from framemesh.steps.context import Context
 from framemesh.steps.functions import step
+from framemesh.steps.given import checked
 from services.images.bulk import bulk
 from services.images.cleanup import cleanup
 from services.images.means import means
 from services.images.optimizing import optimize_all
-from services.images.process import make_thumbnails, parsed, process
+from services.images.process import Upload, make_thumbnails, process
 
 HOUR = 3600.0
 
@@ -24,7 +25,7 @@ async def process_image(ctx: Context, given: Any) -> Any:
 
     Input: ``upload``, ``collection``, ``name``, ``owner``. Output: ``image``, its id, and what it is.
     """
-    upload = parsed(given)
+    upload = checked(Upload, given)
     try:
         image = await process(ctx, await means(), upload, ctx.key)
     except FramemeshError:  # it will never be taken

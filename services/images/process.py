@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from framemesh.blobs import BlobMissing
 from framemesh.database.images import CollectionMissing, Image, Taken, Thumbnail
@@ -33,15 +33,6 @@ class Upload(BaseModel):
     collection: str
     name: str
     owner: str
-
-
-def parsed(given: Any) -> Upload:
-    """The input of a step. Raises FramemeshError."""
-    try:
-        return Upload.model_validate(given)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise FramemeshError(f"input.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 async def process(ctx: Context, means: Means, given: Upload, task: str) -> Image:

@@ -20,8 +20,8 @@ from framemesh.messages import SOURCE_PATTERN, MediaEvent, MediaState
 from framemesh.steps.context import Context
 from framemesh.steps.derivations import Derivations
 from framemesh.steps.functions import Function, Skip
+from framemesh.steps.given import Given, checked
 from framemesh.steps.job import Owner
-from services.media.given import Given, checked
 
 MOST_VERSIONS = (1 << 31) - 1
 SUPERSEDED = "a newer version was asked for"

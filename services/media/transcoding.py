@@ -19,8 +19,8 @@ from framemesh.steps.context import Context
 from framemesh.steps.derivations import kept_seconds
 from framemesh.steps.files import named_file
 from framemesh.steps.functions import Skip, step
+from framemesh.steps.given import Given, checked
 from services.media.functions import downloading_video
-from services.media.given import Given, checked
 from services.media.hls import Written, look, master
 from services.media.ladder import Rendition, renditions
 from services.media.loudness import Loudness, measure

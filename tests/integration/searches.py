@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+from aiohttp import web
 
 from framemesh.blobs import BlobStore
 from framemesh.bus import Bus
@@ -19,6 +21,7 @@ from services.search.search import Search
 from services.search.settings import SearchSettings
 from tests.integration.stepping import at_work
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SPEECH = [
     "We close the old bridge in March because of the rust.",
     "Swallows nest below its arches every spring.",
@@ -66,6 +69,26 @@ async def searching(bus: Bus, registry: Registry, given: SearchSettings) -> Asyn
     service = Search(given, bus, registry)
     async with at_work(service):
         yield service
+
+
+@asynccontextmanager
+async def embedding_server(handler: Handler) -> AsyncIterator[str]:
+    """A server whose embeddings a handler answers; its base URL."""
+    app = web.Application()
+    app.router.add_post("/v1/embeddings", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    finally:
+        await runner.cleanup()
+
+
+def listed(vectors: Iterable[Any], model: str = "tiny") -> dict[str, Any]:
+    """What such a server answers with these."""
+    data = [{"object": "embedding", "index": at, "embedding": each} for at, each in enumerate(vectors)]
+    return {"object": "list", "data": data, "model": model, "usage": {"prompt_tokens": 1, "total_tokens": 1}}
 
 
 async def find(bus: Bus, q: str, kind: SearchKind | None = None, **more: Any) -> SearchReply:

@@ -33,7 +33,16 @@ from services.search.passages import Where
 from services.search.responder import Responder
 from services.search.search import Search
 from tests.integration.model_server import MODEL, ModelServer, fails, says, serving
-from tests.integration.searches import SPEECH, context, find, searching, settings, transcript
+from tests.integration.searches import (
+    SPEECH,
+    context,
+    embedding_server,
+    find,
+    listed,
+    searching,
+    settings,
+    transcript,
+)
 from tests.integration.stepping import plan
 from tests.samples import until
 
@@ -473,20 +482,10 @@ async def test_embeddings_come_from_a_server_where_one_is_set(
     async def embeddings(call: web.Request) -> web.Response:
         given = await call.json()
         told.append((call.headers["Authorization"], given))
-        data = [
-            {"object": "embedding", "index": at, "embedding": [float("ferry" in text), 1.0, 0.0, 2.0]}
-            for at, text in enumerate(given["input"])
-        ]
-        usage = {"prompt_tokens": 1, "total_tokens": 1}
-        return web.json_response({"object": "list", "data": data[::-1], "model": given["model"], "usage": usage})
+        found = listed(([float("ferry" in text), 1.0, 0.0, 2.0] for text in given["input"]), given["model"])
+        return web.json_response(found | {"data": found["data"][::-1]})
 
-    app = web.Application()
-    app.router.add_post("/v1/embeddings", embeddings)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    try:
+    async with embedding_server(embeddings) as url:
         more = {"embed_base_url": url, "embed_api_key": SecretStr("k1"), "embed_model": "Embed/tiny"}
         given = settings(servers, tmp_path, **more)
         async with searching(bus, registry, given) as service:
@@ -495,8 +494,6 @@ async def test_embeddings_come_from_a_server_where_one_is_set(
             assert (await find(bus, "ferry", source=media)).hits[0].text == SPEECH[2]
         assert told[0][0] == "Bearer k1"
         assert told[0][1]["model"] == "Embed/tiny"
-    finally:
-        await runner.cleanup()
 
 
 async def test_nobody_answers_where_no_service_runs(bus: Bus) -> None:

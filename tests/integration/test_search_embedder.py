@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,32 +15,23 @@ from framemesh.errors import FramemeshError
 from framemesh.llm.server import Server
 from framemesh.steps.functions import StepFailed
 from services.search.embedder import Embeddings
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+from tests.integration.searches import Handler, embedding_server, listed
 
 
 @asynccontextmanager
 async def embeddings(handler: Handler) -> AsyncIterator[Embeddings]:
     """Those of a server that answers so."""
-    app = web.Application()
-    app.router.add_post("/v1/embeddings", handler)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    made = Embeddings(Server("embed", url, SecretStr("k"), "tiny", 5.0))
-    try:
-        yield made
-    finally:
-        await made.close()
-        await runner.cleanup()
+    async with embedding_server(handler) as url:
+        made = Embeddings(Server("embed", url, SecretStr("k"), "tiny", 5.0))
+        try:
+            yield made
+        finally:
+            await made.close()
 
 
-def listed(*vectors: Any) -> web.Response:
+def vectors(*found: Any) -> web.Response:
     """An answer with these."""
-    data = [{"object": "embedding", "index": at, "embedding": each} for at, each in enumerate(vectors)]
-    usage = {"prompt_tokens": 1, "total_tokens": 1}
-    return web.json_response({"object": "list", "data": data, "model": "tiny", "usage": usage})
+    return web.json_response(listed(found))
 
 
 @pytest.mark.parametrize(
@@ -49,12 +40,12 @@ def listed(*vectors: Any) -> web.Response:
         (web.Response(text="<html>hello</html>", content_type="text/html"), "gave no embeddings"),
         (web.Response(text="{", content_type="application/json"), "gave no embeddings"),
         (web.json_response({"detail": "no"}), "gave no embeddings"),
-        (listed(), "gave 0 vectors for 2 texts"),
-        (listed([1.0, 2.0]), "gave 1 vectors for 2 texts"),
-        (listed([1.0, 2.0], [1.0, 2.0], [1.0, 2.0]), "gave 3 vectors for 2 texts"),
-        (listed([1.0, 2.0], [1.0]), "gave no embeddings"),
-        (listed([1.0, None], [1.0, 2.0]), "gave vectors without numbers"),
-        (listed([], []), "gave vectors without numbers"),
+        (vectors(), "gave 0 vectors for 2 texts"),
+        (vectors([1.0, 2.0]), "gave 1 vectors for 2 texts"),
+        (vectors([1.0, 2.0], [1.0, 2.0], [1.0, 2.0]), "gave 3 vectors for 2 texts"),
+        (vectors([1.0, 2.0], [1.0]), "gave no embeddings"),
+        (vectors([1.0, None], [1.0, 2.0]), "gave vectors without numbers"),
+        (vectors([], []), "gave vectors without numbers"),
         (web.json_response({}, status=429, headers={"Retry-After": "7"}), "answers HTTP 429"),
         (web.json_response({}, status=503), "answers HTTP 503"),
     ],
@@ -70,7 +61,7 @@ async def test_what_is_no_vectors_is_tried_again(answer: web.Response, said: str
 
 
 async def test_vectors_of_another_length_than_at_first_are_refused() -> None:
-    answers = iter([listed([3.0, 4.0]), listed([3.0, 4.0]), listed([1.0, 2.0, 3.0])])
+    answers = iter([vectors([3.0, 4.0]), vectors([3.0, 4.0]), vectors([1.0, 2.0, 3.0])])
 
     async def handle(call: web.Request) -> web.StreamResponse:
         return next(answers)
