@@ -253,7 +253,7 @@ def main() -> None:
     parser.add_argument(
         "--chains", type=int, default=4000, help="chains through Framemesh; an eighth through Celery"
     )
-    parser.add_argument("--under-way", type=int, default=60, help="chains under way at a time")
+    parser.add_argument("--under-way", type=int, default=48, help="chains under way at a time")
     parser.add_argument("--processes", type=int, default=2, help="worker processes on either side")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.add_argument("--celery-only", nargs=2, type=int, help=argparse.SUPPRESS)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
 from typing import Any
 
 import pytest
+from nats.aio.msg import Msg
 
+from framemesh import subjects
 from framemesh.bus import Bus
 from framemesh.errors import FramemeshError
 from framemesh.steps import advance
@@ -150,3 +154,54 @@ async def test_a_retry_that_comes_before_the_ack_is_not_lost(jobs: Jobs, begin: 
         for _ in range(20):
             assert (await over(jobs, job, within=5)).status is J.FAILED
             await jobs.retry(job.id)
+
+
+async def test_a_first_step_brings_its_job_along_so_nobody_reads_it(
+    jobs: Jobs, begin: Begin, bus: Bus, name: str
+) -> None:
+    ids = {f"{name}-{n}" for n in range(20)}
+    read, ended = set[str](), set[str]()
+
+    def hear(msg: Msg) -> None:
+        job = msg.subject.rpartition(".")[2]
+        if msg.subject.startswith("$JS"):
+            read.add(job)
+        elif b'"status":"done","steps":' in msg.data:
+            ended.add(job)
+
+    for subject in (subjects.job_updates(), f"$JS.API.DIRECT.GET.JOBS.{subjects.job_state('*')}"):
+        await bus.client.listen(subject, hear)
+    async with begin(Function(name, echo)):
+        for job in ids:
+            await jobs.store.create(Job(id=job, plan=one(name), created=time.time()))
+        async with asyncio.timeout(20):
+            while not ids <= ended:
+                await asyncio.sleep(0.05)
+    assert not ids <= read
+
+
+async def test_a_job_that_many_put_down_at_once_is_done_once(jobs: Jobs, begin: Begin, name: str) -> None:
+    """Though their first steps bring along how it was before."""
+    calls = Counter[str]()
+
+    async def body(ctx: Context, given: Any) -> str:
+        calls[ctx.key] += 1
+        await asyncio.sleep(0.01)
+        return ctx.step
+
+    chain = plan(a={"function": name}, b={"function": name, "after": ["a"]}, c={"function": name, "after": ["b"]})
+    ids = [f"{name}-{n}" for n in range(6)]
+
+    async def put_down_again(job: str) -> None:
+        for _ in range(10):
+            await jobs.store.create(Job(id=job, plan=chain, created=time.time()))
+            await asyncio.sleep(0.002)
+
+    async with begin(Function(name, body)), begin(Function(name, body)):
+        await asyncio.gather(*(put_down_again(job) for job in ids for _ in range(2)))
+        ends = [await jobs.wait(job) for job in ids]
+        await asyncio.gather(*(put_down_again(job) for job in ids))
+        assert [await jobs.get(job) for job in ids] == ends
+    assert {each.status for each in ends} == {J.DONE}
+    assert len(calls) == 3 * len(ids)
+    assert set(calls.values()) == {1}

@@ -23,6 +23,7 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo, DeliverPolicy, StreamInfo
 from nats.js.errors import APIError, NotFoundError
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from framemesh import subjects
 from framemesh.blame import said
@@ -43,7 +44,7 @@ Handler = Callable[[Envelope[M]], Awaitable[None]]
 ACK_TIMEOUT = 5.0
 READ_PATIENCE = 30.0
 _QUEUE_FULL = (10077, 10047)  # maximum messages or bytes exceeded
-_CONFLICTS = (10071, 10164)  # wrong last sequence
+_CONFLICTS = (10070, 10071, 10164)  # wrong last message id or sequence
 _NO_RESPONDERS = "503"
 
 
@@ -97,6 +98,7 @@ class Bus:
         self._declaring = asyncio.Lock()
         self._declared_at = 0.0
         self._background: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()  # asking for it costs a system call in Python 3.11
 
     # -- life ---------------------------------------------------------------------------------------
 
@@ -277,7 +279,7 @@ class Bus:
                 await self.redeclare()
 
     async def _publish_once(self, subject: str, payload: bytes, headers: dict[str, str]) -> int:
-        answer = json.loads((await self._ask(subject, payload, headers)).data)
+        answer = from_json((await self._ask(subject, payload, headers)).data)
         if error := answer.get("error"):
             raise _refusal(error)
         _published(answer["stream"]).inc()
@@ -285,10 +287,10 @@ class Bus:
 
     async def _ask(self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None) -> Msg:
         """Request and reply, all on one inbox. Raises TimeoutError, or NoRespondersError."""
-        loop, token = asyncio.get_running_loop(), str(next(self._tokens))
-        reply: asyncio.Future[Msg] = loop.create_future()
+        token = str(next(self._tokens))
+        reply: asyncio.Future[Msg] = self._loop.create_future()
         self._replies[token] = reply
-        late = loop.call_later(ACK_TIMEOUT, _expire, reply)
+        late = self._loop.call_later(ACK_TIMEOUT, _expire, reply)
         try:
             await self.client.publish(subject, payload, reply=f"{self._inbox}.{token}", headers=headers)
             return await reply

@@ -292,8 +292,7 @@ class Pull(Generic[M]):
 
     def _on_message(self, msg: Msg) -> None:
         self._heard = time.monotonic()
-        status = (msg.headers or {}).get("Status")
-        if status and not msg.reply.startswith("$JS.ACK"):
+        if not msg.reply.startswith("$JS.ACK") and (status := (msg.headers or {}).get("Status")):
             self._on_status(status, msg.headers or {})
             return
         self._outstanding = max(0, self._outstanding - 1)

@@ -258,6 +258,7 @@ CHANNELS = (
         "compare-and-set, and removed some time after the job has ended (setting `jobs_kept`).",
         traced=False,
         headers={_EXPECTED: _NEWEST},
+        options={_MSG_ID: "Chance, of a first state whose step may bring it along"},
     ),
     Channel(
         "jobUpdates",
@@ -278,8 +279,9 @@ CHANNELS = (
         "A step that is to be done now, until it is acked. One that lies here is not sent again.",
         traced=False,
         options={
-            _MSG_ID: "`<job>/<place>/<attempt>`; of a first try, and of one that was due long ago",
-            _EXPECTED: f"{_NOTHING_THERE}; with Nats-Msg-Id",
+            _EXPECTED: f"{_NOTHING_THERE}; unless the server published it when it was due",
+            "Nats-Expected-Last-Msg-Id": "The state right before it has this id: the server takes it only there",
+            "Framemesh-Job": "That state, so that whoever does the step need not read it",
             "Nats-Scheduler": "Subject of the schedule, where the server published the next try when it was due",
             "Nats-Schedule-Next": "`purge`, with Nats-Scheduler",
         },

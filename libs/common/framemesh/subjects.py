@@ -367,7 +367,7 @@ JOBS = Stream(
         # No bound on its size: a full stream would drop the oldest job, and refusing cannot be had with schedules.
         max_msgs_per_subject=1,
         discard=DiscardPolicy.OLD,
-        duplicate_window=10 * MINUTE,
+        duplicate_window=2 * MINUTE,  # each new job is an entry
         republish=RePublish(src=job_state("*"), dest=job_updates("{{wildcard(1)}}")),
         allow_direct=True,
         allow_msg_schedules=True,

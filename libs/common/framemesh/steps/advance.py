@@ -454,7 +454,8 @@ def known(job: Job) -> dict[str, Any]:
 
 def scope(job: Job, step: str) -> str | None:
     """In which scope what a step gives is remembered; None where it is not. Raises MappingError."""
-    found = resolve(job.step_of(step).remember, known(job))
+    wanted = job.step_of(step).remember
+    found = resolve(wanted, known(job)) if wanted is not None else None
     if found is not None and not re.fullmatch(SCOPE_PATTERN, str(found)):
         raise MappingError(f"remember: {str(found)[:80]!r} is no name of a scope: want letters, digits, - and _")
     return None if found is None else str(found)

@@ -103,7 +103,7 @@ class Attempt:
     async def make(self) -> None:
         """Do the step, write down what came of it, and ack. Raises BusError when that cannot be written."""
         store = self._means.store
-        known = await store.look(self._task.job)
+        known = store.carried(self._envelope) or await store.look(self._task.job)
         while known:  # else the job has been put away
             self._began = time.time()
             event = await self._event(known)

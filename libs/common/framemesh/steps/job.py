@@ -6,8 +6,9 @@ import hashlib
 import re
 import secrets
 import time
+from collections import deque
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import ConfigDict, Field
 
@@ -32,13 +33,12 @@ class JobStatus(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
-    @property
-    def over(self) -> bool:
-        """Whether nothing more will happen, unless somebody asks for it."""
-        return self in _ENDED
+    over: bool
+    """Whether nothing more will happen, unless somebody asks for it."""
 
 
-_ENDED = frozenset({JobStatus.DONE, JobStatus.FAILED, JobStatus.CANCELLED})
+for _job in JobStatus:  # not a property: asked some fifty times a step
+    _job.over = _job in {JobStatus.DONE, JobStatus.FAILED, JobStatus.CANCELLED}
 
 
 class StepStatus(StrEnum):
@@ -53,19 +53,15 @@ class StepStatus(StrEnum):
     SKIPPED = "skipped"
     CANCELLED = "cancelled"
 
-    @property
-    def over(self) -> bool:
-        """Whether it has come to an end."""
-        return self in _OVER
-
-    @property
-    def active(self) -> bool:
-        """Whether a worker has it, or may get it any moment."""
-        return self in _ACTIVE
+    over: bool
+    """Whether it has come to an end."""
+    active: bool
+    """Whether a worker has it, or may get it any moment."""
 
 
-_OVER = frozenset({StepStatus.DONE, StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.CANCELLED})
-_ACTIVE = frozenset({StepStatus.READY, StepStatus.RUNNING, StepStatus.RETRYING})
+for _step in StepStatus:
+    _step.over = _step in {StepStatus.DONE, StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.CANCELLED}
+    _step.active = _step in {StepStatus.READY, StepStatus.RUNNING, StepStatus.RETRYING}
 
 
 class Priority(StrEnum):
@@ -80,6 +76,9 @@ class _Record(Message):
     """A part of the document, which is changed in place between two states that are written."""
 
     model_config = ConfigDict(frozen=False)
+
+    if not TYPE_CHECKING:
+        __setattr__ = object.__setattr__  # pydantic's own costs ten times as much, and checks nothing here
 
 
 class Work(_Record):
@@ -137,7 +136,20 @@ class Job(_Record):
     def json_bytes(self) -> bytes:
         """As it lies on its subject."""
         rest = self.model_dump_json(exclude_defaults=True, exclude={"plan"}).encode()
-        return b'{"plan":' + self.plan.json_bytes + b"," + rest[1:]
+        return self.plan.state_bytes + rest[1:]
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """As ``json_bytes`` wrote it; a plan that many jobs have is read once. Raises ValidationError."""
+        for beginning, plan in _plans:
+            if data.startswith(beginning):
+                job = cls.model_validate_json(_SOME_PLAN + data[len(beginning) :])
+                job.plan = plan
+                return job
+        job = cls.model_validate_json(data)
+        if data.startswith(job.plan.state_bytes):
+            _plans.appendleft((job.plan.state_bytes, job.plan))
+        return job
 
     def step_of(self, name: str) -> Step:
         """The plan of a step; that of a failed job's last step too. Raises KeyError."""
@@ -165,6 +177,11 @@ class Job(_Record):
         """Whether a step is through."""
         lost = self.status is not JobStatus.DONE and self.status.over
         return state.status in {StepStatus.DONE, StepStatus.SKIPPED} if lost else state.status.over
+
+
+_plans: deque[tuple[bytes, Plan]] = deque(maxlen=16)
+"""How the states of jobs begin that were read lately, and the plan that it stands for."""
+_SOME_PLAN = b'{"plan":{"name":"x","steps":{"x":{"function":"x"}}},'
 
 
 class StepTask(Message):

@@ -20,6 +20,9 @@ UPSIDE_DOWN = 16
 """Every so manieth time the lowest priority comes first, so that it never waits for ever."""
 
 
+_RANKS = {priority: rank for rank, priority in enumerate(Priority)}
+
+
 class Lane:
     """The steps of one priority."""
 
@@ -63,7 +66,7 @@ class Lanes:
 
     def waiting_above(self, priority: Priority) -> bool:
         """Whether something of a higher priority waits, as far as is known here."""
-        above = self._lanes[: list(Priority).index(priority)]
+        above = self._lanes[: _RANKS[priority]]
         return any(not lane.pull.idle or lane.coming for lane in above)
 
     async def take(self, most: int, wait: float = PATIENCE_S) -> list[Envelope[StepTask]]:

@@ -37,23 +37,35 @@ def resolve(value: Any, known: Mapping[str, Any]) -> Any:
     return _look_up(value, known)
 
 
-def unresolved(value: Any, steps: Collection[str], given: Mapping[str, Any] | None, roots: Collection[str]) -> str:
+def unresolved(value: Any, steps: Collection[str], roots: Collection[str]) -> str:
     """What is wrong with the references of a value before anything has run; empty when nothing is.
 
-    ``steps`` are those whose output will be there; ``given`` is the job's input, None where it is not known.
+    ``steps`` are those whose output will be there. Raises MappingError for what is no reference.
     """
     for text in references(value):
-        root, path, optional = _parse(text)
-        if root == "input":
-            if given is not None and not optional and not _has(given, path):
-                return f"{text} is not in the job's input: give it, or write {text}? for null"
-        elif root == "steps":
+        root, path, _ = _parse(text)
+        if root == "steps":
             if not path or path[0] not in steps:
                 named = f"step {path[0]!r}" if path else "no step"
                 return f"{text} refers to {named}, which is not done before: add it to after"
-        elif root not in roots:
+        elif root != "input" and root not in roots:
             return f"{text} has no meaning here"
     return ""
+
+
+def wanted_inputs(value: Any) -> list[str]:
+    """The references to the job's input that must lead somewhere."""
+    parsed = [(text, *_parse(text)) for text in references(value)]
+    return [text for text, root, _, optional in parsed if root == "input" and not optional]
+
+
+def leads_somewhere(reference: str, given: Mapping[str, Any]) -> bool:
+    """Whether a reference to the job's input is to something that was given."""
+    try:
+        _look_up(reference, {"input": given})
+    except MappingError:
+        return False
+    return True
 
 
 def _look_up(text: str, known: Mapping[str, Any]) -> Any:
@@ -76,14 +88,6 @@ def _parse(text: str) -> tuple[str, list[str], bool]:
             f"{text!r} is no reference: want $input, $steps.<name> or $item, with .fields; $$ for a $"
         )
     return match[1], match[2].split(".")[1:], bool(match[3])
-
-
-def _has(given: Mapping[str, Any], path: list[str]) -> bool:
-    try:
-        _look_up(".".join(("$input", *path)), {"input": given})
-    except MappingError:
-        return False
-    return True
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from framemesh.errors import FramemeshError
-from framemesh.steps.depth import MOST_DEPTH, too_deep
-from framemesh.steps.mapping import MappingError, references, unresolved
+from framemesh.steps.depth import MOST_DEPTH, json_bytes, too_deep
+from framemesh.steps.mapping import MappingError, leads_somewhere, references, unresolved, wanted_inputs
 
 MOST_STEPS = 64
 MOST_ITEMS = 2000
@@ -93,14 +94,16 @@ class Plan(_Part):
     steps: dict[Name, Step] = Field(min_length=1, max_length=MOST_STEPS)
     output: dict[str, Any] | None = None
     on_failure: Step | None = Field(None, description="Runs once when the job has failed; $error says why")
-    _json: bytes = PrivateAttr(b"")
 
-    @property
-    def json_bytes(self) -> bytes:
-        """As JSON; made once, as a plan never changes and goes into every state of its job."""
-        if not self._json:
-            self._json = self.model_dump_json(exclude_defaults=True).encode()
-        return self._json
+    @cached_property
+    def state_bytes(self) -> bytes:
+        """How every state of its jobs begins, as JSON."""
+        return b'{"plan":' + self.model_dump_json(exclude_defaults=True).encode() + b","
+
+    @cached_property
+    def demands(self) -> Demands:
+        """What it wants. Raises PlanError when it is not sound in itself."""
+        return _demands(self)
 
     def last(self) -> list[str]:
         """The steps that none waits for."""
@@ -123,52 +126,68 @@ class Plan(_Part):
 Step.model_rebuild()
 
 
-def check(
-    plan: Plan, given: dict[str, Any] | None, functions: Collection[str] | None = None, depth: int = 1
-) -> None:
+@dataclass(frozen=True)
+class Demands:
+    """What a plan that is sound in itself still wants; each with where it says so."""
+
+    functions: list[tuple[str, str]]
+    """Those that there must be."""
+    inputs: list[tuple[str, str]]
+    """References to the job's input that must lead somewhere."""
+
+
+def check(plan: Plan, given: dict[str, Any] | None, functions: Collection[str] | None = None) -> None:
     """Raise PlanError, with the step and the fix, for a plan that could not be worked off.
 
     ``given`` is the job's input, None where it is only known later; ``functions`` are those that are known.
     """
+    demands = plan.demands
+    _check_value("input", given or {})
+    for where, function in demands.functions:
+        if functions is not None and function not in functions:
+            known = ", ".join(sorted(functions)) or "none yet: start a worker that has it"
+            raise PlanError(f"{where}: no worker has ever had a function {function!r}; known: {known}")
+    for where, reference in demands.inputs:
+        if given is not None and not leads_somewhere(reference, given):
+            raise PlanError(
+                f"{where}: {reference} is not in the job's input: give it, or write {reference}? for null"
+            )
+
+
+def _demands(plan: Plan, depth: int = 1) -> Demands:
+    """Raises PlanError for a plan that is not sound in itself."""
     if depth > DEEPEST:
         raise PlanError(f"plan {plan.name}: sub-jobs go more than {DEEPEST} deep: flatten the plan")
-    _check_value("input", given or {})
+    found = Demands([], [])
     before = ended_before(plan)
     if ON_FAILURE in plan.steps:
         raise PlanError(f"plan {plan.name}, step {ON_FAILURE}: that name is taken by on_failure: choose another")
     for name, step in plan.steps.items():
-        where = f"plan {plan.name}, step {name}"
-        _check_step(where, step, before[name], given, functions, depth)
+        _check_step(f"plan {plan.name}, step {name}", step, before[name], found, depth)
     if plan.output is not None:
-        _check_references(f"plan {plan.name}, output", plan.output, set(plan.steps), given, set())
+        _check_references(f"plan {plan.name}, output", plan.output, set(plan.steps), found)
     if plan.on_failure:
         where = f"plan {plan.name}, {ON_FAILURE}"
         if plan.on_failure.over or plan.on_failure.after or plan.on_failure.plan:
             raise PlanError(f"{where}: over, after and plan have no place here: give a function")
-        _check_step(where, plan.on_failure, set(), given, functions, depth, roots={"error"})
+        _check_step(where, plan.on_failure, set(), found, depth, roots={"error"})
+    return found
 
 
 def _check_step(
-    where: str,
-    step: Step,
-    before: set[str],
-    given: dict[str, Any] | None,
-    functions: Collection[str] | None,
-    depth: int,
-    roots: Collection[str] = (),
+    where: str, step: Step, before: set[str], found: Demands, depth: int, roots: Collection[str] = ()
 ) -> None:
-    if functions is not None and step.function and step.function not in functions and not step.optional:
-        known = ", ".join(sorted(functions)) or "none yet: start a worker that has it"
-        raise PlanError(f"{where}: no worker has ever had a function {step.function!r}; known: {known}")
+    if step.function and not step.optional:
+        found.functions.append((where, step.function))
     roots = {*roots, "item", "index"} if step.over is not None else set(roots)
-    _check_references(where, step.input, before, given, roots)
-    _check_references(where, step.remember, before, given, roots)
+    _check_references(where, step.input, before, found, roots)
+    _check_references(where, step.remember, before, found, roots)
     if step.over is not None:
         if not references(step.over):
             raise PlanError(f"{where}: over must be a reference to a list, e.g. $steps.split.parts")
-        _check_references(where, step.over, before, given, set())
-    if step.plan:
-        check(step.plan, None, functions, depth + 1)
+        _check_references(where, step.over, before, found)
+    if step.plan:  # its input is only known later
+        found.functions.extend(_demands(step.plan, depth + 1).functions)
 
 
 def _check_value(where: str, value: Any) -> None:
@@ -176,17 +195,18 @@ def _check_value(where: str, value: Any) -> None:
     if too_deep(value):
         raise PlanError(f"{where}: nested deeper than {MOST_DEPTH} levels: make it flatter")
     try:
-        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        json_bytes(value)
     except (TypeError, ValueError) as error:
         raise PlanError(f"{where}: cannot be written as JSON: {error}: mend or leave out that value") from None
 
 
 def _check_references(
-    where: str, value: Any, before: set[str], given: dict[str, Any] | None, roots: Collection[str]
+    where: str, value: Any, before: set[str], found: Demands, roots: Collection[str] = ()
 ) -> None:
     _check_value(where, value)
     try:
-        wrong = unresolved(value, before, given, roots)
+        wrong = unresolved(value, before, roots)
+        found.inputs.extend((where, reference) for reference in wanted_inputs(value))
     except MappingError as error:
         raise PlanError(f"{where}: {error}") from None
     if wrong:

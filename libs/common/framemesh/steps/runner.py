@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 from framemesh.steps.children import Children
 from framemesh.steps.context import Context
-from framemesh.steps.depth import MOST_DEPTH, too_deep
+from framemesh.steps.depth import MOST_DEPTH, json_bytes, too_deep
 from framemesh.steps.functions import Function, StepFailed
 from framemesh.steps.job import MOST_OUTPUT_BYTES, StepTask
 
@@ -46,7 +45,7 @@ def _cancelled() -> bool:
 def checked(output: Any) -> Any:
     """The output, if JSON can say it and it is neither too long nor too deep. Raises StepFailed."""
     try:
-        text = json.dumps(output, allow_nan=False, ensure_ascii=False).encode()
+        text = json_bytes(output)
     except (TypeError, ValueError, RecursionError) as error:
         raise StepFailed(
             f"its output is not JSON: {error}: return str, int, float, list, dict or None", retry=False

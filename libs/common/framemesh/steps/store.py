@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 import random
+import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from functools import partial
 from framemesh import subjects
 from framemesh.bus import Bus, BusError, Conflict
 from framemesh.errors import FramemeshError
+from framemesh.pull import Envelope
 from framemesh.steps import advance
 from framemesh.steps.admission import Admission
 from framemesh.steps.advance import Failure, Order
@@ -33,6 +35,15 @@ Event = Callable[[Job], list[Order]]
 TRIES = 100
 LATE_S = 2.0
 """A try that was due longer ago was never sent by the server."""
+MOST_CARRIED_BYTES = 8 * 1024
+"""A first step brings its job along where that is no longer, so that whoever does it need not read it."""
+FRESH_S = 1.0
+"""For so long a job is believed to be as its first step brought it along: it may have been cancelled since."""
+
+_NEWEST = "Nats-Expected-Last-Subject-Sequence"
+_FOLLOWS = "Nats-Expected-Last-Msg-Id"
+"""A step with this header was stored right after the message of that id: the server takes it at no other place."""
+_CARRIED = "Framemesh-Job"
 
 
 @dataclass
@@ -47,7 +58,7 @@ class Known:
     def job(self) -> Job:
         """The job, to look at."""
         if self._job is None:
-            self._job = Job.model_validate_json(self.data)
+            self._job = Job.from_bytes(self.data)
         return self._job
 
     def take(self) -> Job:
@@ -97,7 +108,7 @@ class JobStore:
     async def create(self, job: Job) -> bool:
         """Put a new job down and send its first steps; False where one of that id is there already.
 
-        Of that one, what may not have been sent is sent again: whoever put it down may have died.
+        Of one that has not begun, what may not have been sent is sent again: whoever put it down may have died.
         """
         if self._admission and job.parent is None and self._admission.take_room(job):
             putting = asyncio.ensure_future(self._put_down(job))
@@ -119,20 +130,38 @@ class JobStore:
             await self._write_and_send(job, first)
         except Conflict:
             found = await self.get(job.id)
-            await self.follow_up(found, advance.orders(found))
+            # Where it has begun somebody may be at what seems to wait; the jobs service mends what nobody is at.
+            await self.follow_up(found, advance.orders(found) if found.status is JobStatus.QUEUED else ())
             return False
         return True
 
     async def _write_and_send(self, job: Job, orders: list[Order]) -> None:
         """In one round trip, as the server keeps their order; a step of a job that is there does no harm."""
+        data = _state(job)
         if any(order.function is None for order in orders):
-            await self._write(job, 0)
+            await self._put(job, data, 0)
             await self.send(orders, job)
             return
-        sending = (self._send(order, job) for order in orders)
-        for result in await asyncio.gather(self._write(job, 0), *sending, return_exceptions=True):
+        if len(orders) == 1 and len(data) <= MOST_CARRIED_BYTES:
+            mark = secrets.token_hex(8)
+            writing = self._put(job, data, 0, {"Nats-Msg-Id": mark})
+            sending = [self._send(orders[0], job, {_FOLLOWS: mark, _CARRIED: data.decode()})]
+        else:
+            writing = self._put(job, data, 0)
+            sending = [self._send(order, job) for order in orders]
+        for result in await asyncio.gather(writing, *sending, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
+
+    def carried(self, step: Envelope[StepTask]) -> Known | None:
+        """The job that a step brought along, where it was put down right before it and only now; else None.
+
+        Should it have changed since, what is written on top of it is refused.
+        """
+        headers = step.raw.headers or {}
+        if _FOLLOWS not in headers or step.deliveries > 1 or time.time() - step.meta.stored_at > FRESH_S:
+            return None
+        return Known(step.meta.stream_seq - 1, headers[_CARRIED].encode())
 
     async def admit(self, job_id: str) -> None:
         """Let a parked job begin; one that is gone is no error."""
@@ -234,25 +263,25 @@ class JobStore:
         """Send steps to whoever does them, and put sub-jobs down."""
         await asyncio.gather(*(self._send(order, job) for order in orders))
 
-    async def _send(self, order: Order, job: Job) -> None:
+    async def _send(self, order: Order, job: Job, along: dict[str, str] | None = None) -> None:
         if order.function is None:
             await self._begin_sub_job(order, job)
         elif order.due is not None and order.due > time.time() - LATE_S:
             await self._send_later(order, order.function, order.due)
         else:
-            await self._send_now(order, order.function)
+            await self._send_now(order, order.function, along or {})
 
-    async def _send_now(self, order: Order, function: str) -> None:
+    async def _send_now(self, order: Order, function: str, along: dict[str, str]) -> None:
         subject = subjects.job_step(function, order.priority, order.job, order.place)
         data, after = order.task(function).model_dump_json().encode(), 0
         while True:
             try:
-                await self.bus.publish_raw(subject, data, {"Nats-Expected-Last-Subject-Sequence": str(after)})
+                await self.bus.publish_raw(subject, data, {_NEWEST: str(after), **along})
             except Conflict:
                 older = await self._older(subject, order)
                 if older is None:
                     return  # it lies there
-                after = older
+                after, along = older, {}
             else:
                 return
 
@@ -318,16 +347,23 @@ class JobStore:
     # -- wire ---------------------------------------------------------------------------------------
 
     async def _write(self, job: Job, seq: int, before: bytes = b"") -> Known:
-        data = job.json_bytes()
-        if data == before:
-            return Known(seq, data, job)
-        if len(data) > MOST_STATE_BYTES:
-            raise FramemeshError(
-                f"job {job.id}: its state has {len(data)} bytes, {MOST_STATE_BYTES} are allowed: "
-                "store large outputs with ctx.put and return their address"
-            )
-        headers = {"Nats-Expected-Last-Subject-Sequence": str(seq)}
+        data = _state(job)
+        return Known(seq, data, job) if data == before else await self._put(job, data, seq)
+
+    async def _put(self, job: Job, data: bytes, seq: int, along: dict[str, str] | None = None) -> Known:
+        headers = {_NEWEST: str(seq), **(along or {})}
         return Known(await self.bus.publish_raw(subjects.job_state(job.id), data, headers), data, job)
+
+
+def _state(job: Job) -> bytes:
+    """The job as it is kept. Raises FramemeshError for one that is too long."""
+    data = job.json_bytes()
+    if len(data) > MOST_STATE_BYTES:
+        raise FramemeshError(
+            f"job {job.id}: its state has {len(data)} bytes, {MOST_STATE_BYTES} are allowed: "
+            "store large outputs with ctx.put and return their address"
+        )
+    return data
 
 
 def child_id(job: str, step: str, item: int | None, attempt: int) -> str:
