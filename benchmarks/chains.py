@@ -1,12 +1,12 @@
 """Chains of three steps that do nothing, against Celery on Redis, in one run: ``make bench``.
 
-1. Celery: ``chain`` of three tasks, acks late, a prefork pool of that many processes, broker and results in a
-   Redis of its own.
-2. Framemesh: plans of three steps, as many worker processes, state and steps on a file-backed JetStream.
-3. Celery again: the ratio is to the mean of both.
+- Celery: ``chain`` of three tasks, acks late, a prefork pool of that many processes, broker and results in a Redis
+  of its own.
+- Framemesh: plans of three steps, as many worker processes, state and steps on a file-backed JetStream.
 
-Each side keeps the same number of chains under way. Latency is one chain at a time, from its submission until the
-one who submitted it knows that it is done. Overhead is a third of that of a chain.
+Both are up all the time and take turns, for some tenths of a second each, as the speed of a machine that others
+share changes. Each keeps the same number of chains under way. Latency is one chain at a time, from its submission
+until the one who submitted it knows that it is done. Overhead is a third of that of a chain.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 from nats.aio.msg import Msg
@@ -41,8 +41,11 @@ from framemesh.steps.plan import Plan
 from framemesh.terminal import run_until
 
 STEPS = 3
-SINGLE = 50
-WARM_UP = 50
+ALONE = 40
+"""Chains one at a time in each turn."""
+FEWER = 8
+"""Celery gets so many times fewer chains, that the turns of both take as long."""
+WARM_UP = 200
 PLAN = Plan.model_validate(
     {
         "name": "chain",
@@ -55,6 +58,40 @@ PLAN = Plan.model_validate(
 )
 
 
+class Side(Protocol):
+    """One of the two that are compared."""
+
+    async def alone(self, count: int) -> list[float]:
+        """So many chains one after the other: the seconds of each."""
+
+    async def many(self, count: int, under_way: int) -> float:
+        """So many chains, ``under_way`` at a time: the seconds that all took."""
+
+
+@dataclass
+class Taken:
+    """What one side took in all its turns."""
+
+    chains: int = 0
+    seconds: float = 0.0
+    alone: list[float] = field(default_factory=list)
+
+    async def turn(self, side: Side, chains: int, under_way: int) -> float:
+        """One more turn; its chains a second."""
+        self.alone += await side.alone(ALONE)
+        seconds = await side.many(chains, under_way)
+        self.chains += chains
+        self.seconds += seconds
+        return chains / seconds
+
+    @property
+    def pace(self) -> Pace:
+        """All in all."""
+        cuts = statistics.quantiles(self.alone, n=100)
+        per_second, median = self.chains / self.seconds, statistics.median(self.alone)
+        return Pace(round(per_second, 1), round(1000 * median, 2), round(1000 * cuts[98], 2))
+
+
 @dataclass(frozen=True)
 class Pace:
     """Chains a second, and the latency of one by itself, milliseconds."""
@@ -62,14 +99,6 @@ class Pace:
     per_second: float
     p50_ms: float
     p99_ms: float
-
-    @classmethod
-    def of(cls, chains: int, seconds: float, alone: list[float]) -> Pace:
-        """From a count, how long it took, and the latencies of single ones in seconds."""
-        cuts = statistics.quantiles(alone, n=100)
-        return cls(
-            round(chains / seconds, 1), round(1000 * statistics.median(alone), 2), round(1000 * cuts[98], 2)
-        )
 
 
 # -- Celery -------------------------------------------------------------------------------------------
@@ -98,35 +127,66 @@ def celery_worker(redis: str, processes: int, folder: Path) -> Iterator[None]:
         log.close()
 
 
-def celery_chains(chains: int, under_way: int) -> Pace:
-    """Chains through a worker that runs; in a process of its own, as its settings come from the environment."""
+def celery_driver() -> None:
+    """Does what the lines of its input say, and prints what it took; its settings come from the environment."""
     from celery import chain  # noqa: PLC0415
 
-    from benchmarks.celery_noop import noop  # noqa: PLC0415
+    from benchmarks.celery_noop import app, noop  # noqa: PLC0415
 
     def submit(number: int) -> Any:
         return chain(noop.s(number), noop.s(), noop.s()).apply_async()
 
-    for each in [submit(number) for number in range(WARM_UP)]:
-        each.get(timeout=60)
-    alone = []
-    for number in range(SINGLE):
+    def alone(count: int) -> list[float]:
+        taken = []
+        for number in range(count):
+            begun = time.perf_counter()
+            submit(number).get(timeout=60, interval=0.001)
+            taken.append(time.perf_counter() - begun)
+        return taken
+
+    def many(count: int, under_way: int) -> float:
+        waiting: list[Any] = []
         begun = time.perf_counter()
-        submit(number).get(timeout=60, interval=0.001)
-        alone.append(time.perf_counter() - begun)
-    waiting: list[Any] = []
-    begun = time.perf_counter()
-    for number in range(chains):
-        if len(waiting) >= under_way:
-            waiting.pop(0).get(timeout=60)
-        waiting.append(submit(number))
-    for each in waiting:
-        each.get(timeout=60)
-    return Pace.of(chains, time.perf_counter() - begun, alone)
+        for number in range(count):
+            if len(waiting) >= under_way:
+                waiting.pop(0).get(timeout=60)
+            waiting.append(submit(number))
+        for each in waiting:
+            each.get(timeout=60)
+        return time.perf_counter() - begun
+
+    while not app.control.ping(timeout=0.5):  # what is sent before it is up may never come back
+        continue
+    many(WARM_UP // FEWER, WARM_UP // FEWER)
+    for asked in sys.stdin:
+        count, under_way = json.loads(asked)
+        print(json.dumps(many(count, under_way) if under_way else alone(count)), flush=True)
 
 
-async def celery(chains: int, under_way: int, processes: int) -> Pace:
-    """A Redis and a worker of its own, then the chains."""
+class Celery:
+    """Celery, driven by a process of its own."""
+
+    def __init__(self, driver: asyncio.subprocess.Process) -> None:
+        self._driver = driver
+
+    async def alone(self, count: int) -> list[float]:
+        """As ``Side``."""
+        found: list[float] = await self._ask(count, 0)
+        return found
+
+    async def many(self, count: int, under_way: int) -> float:
+        """As ``Side``."""
+        return float(await self._ask(count, under_way))
+
+    async def _ask(self, count: int, under_way: int) -> Any:
+        assert self._driver.stdin and self._driver.stdout
+        self._driver.stdin.write(json.dumps([count, under_way]).encode() + b"\n")
+        return json.loads(await self._driver.stdout.readline())
+
+
+@asynccontextmanager
+async def celery(processes: int) -> AsyncIterator[Celery]:
+    """A Redis, a worker and a driver."""
     folder = Path(tempfile.mkdtemp(prefix="framemesh-bench-"))
     server = RedisServer(folder, choose_ports({}, {}))
     await server.start()
@@ -134,12 +194,16 @@ async def celery(chains: int, under_way: int, processes: int) -> Pace:
         await server.ready()
         address = f"redis://127.0.0.1:{server.environment()['redis_port']}/0"
         with celery_worker(address, processes, folder):
-            asked = [sys.executable, "-m", "benchmarks.chains", "--celery-only", str(chains), str(under_way)]
-            child = await asyncio.create_subprocess_exec(
-                *asked, stdout=asyncio.subprocess.PIPE, env=os.environ | {"CELERY_REDIS": address}
-            )
-            said, _ = await child.communicate()
-        return Pace(**json.loads(said.splitlines()[-1]))
+            driver = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "benchmarks.chains", "--celery-driver"),
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"CELERY_REDIS": address},
+            )  # fmt: skip
+            assert driver.stdin
+            try:
+                yield Celery(driver)
+            finally:
+                driver.stdin.close()
+                await driver.wait()
     finally:
         await server.stop()
         shutil.rmtree(folder, ignore_errors=True)
@@ -166,6 +230,53 @@ class Ends:
             self._waiting.pop(job_id).set_result(None)
 
 
+class Framemesh:
+    """Chains through the workers of a mesh."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+        self._ends = Ends()
+        self._submitted = 0
+
+    async def begin(self, bus: Bus) -> None:
+        """Hear what ends, and warm up."""
+        await bus.client.listen(subjects.job_updates(), self._ends.hear)
+        await self.many(WARM_UP, WARM_UP // 4)
+
+    async def _chain(self) -> None:
+        self._submitted += 1
+        key, number = str(self._submitted), self._submitted
+        ended = self._ends.expect(new_id("bench", key))
+        await self._jobs.submit(PLAN, {"n": number}, owner="bench", key=key)
+        await ended
+
+    async def alone(self, count: int) -> list[float]:
+        """As ``Side``."""
+        taken = []
+        for _ in range(count):
+            begun = time.perf_counter()
+            await self._chain()
+            taken.append(time.perf_counter() - begun)
+        return taken
+
+    async def many(self, count: int, under_way: int) -> float:
+        """As ``Side``."""
+        free = asyncio.Semaphore(under_way)
+
+        async def one() -> None:
+            try:
+                await self._chain()
+            finally:
+                free.release()
+
+        begun = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(count):
+                await free.acquire()
+                group.create_task(one())
+        return time.perf_counter() - begun
+
+
 @asynccontextmanager
 async def working(processes: int) -> AsyncIterator[tuple[Bus, Jobs]]:
     """A mesh with so many workers."""
@@ -189,61 +300,30 @@ async def working(processes: int) -> AsyncIterator[tuple[Bus, Jobs]]:
             await bus.close()
 
 
-async def framemesh(chains: int, under_way: int, processes: int) -> Pace:
-    """The chains through workers of this mesh."""
-    async with working(processes) as (bus, jobs):
-        ends = Ends()
-        await bus.client.listen(subjects.job_updates(), ends.hear)
-
-        async def chain(number: int, lap: str) -> None:
-            key = f"{lap}{number}"
-            ended = ends.expect(new_id("bench", key))
-            await jobs.submit(PLAN, {"n": number}, owner="bench", key=key)
-            await ended
-
-        await asyncio.gather(*(chain(number, "warm") for number in range(WARM_UP)))
-        alone = []
-        for number in range(SINGLE):
-            begun = time.perf_counter()
-            await chain(number, "alone")
-            alone.append(time.perf_counter() - begun)
-        free = asyncio.Semaphore(under_way)
-
-        async def one(number: int) -> None:
-            try:
-                await chain(number, "many")
-            finally:
-                free.release()
-
-        begun = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            for number in range(chains):
-                await free.acquire()
-                group.create_task(one(number))
-        return Pace.of(chains, time.perf_counter() - begun, alone)
-
-
 # -- both ---------------------------------------------------------------------------------------------
 
 
 async def compare(
-    chains: int, under_way: int, processes: int, tell: Callable[[str, Pace], None]
+    chains: int, under_way: int, processes: int, turns: int, tell: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Celery, Framemesh, Celery."""
-    paces: dict[str, Pace] = {}
-    for name, work in (("Celery", celery), ("Framemesh", framemesh), ("Celery again", celery)):
-        # Celery gets fewer chains: it would take minutes, and its pace does not depend on how many there are.
-        count = chains if work is framemesh else max(200, chains // 8)
-        paces[name] = await work(count, under_way, processes)
-        tell(name, paces[name])
-    theirs = statistics.fmean((paces["Celery"].per_second, paces["Celery again"].per_second))
-    latency = statistics.fmean((paces["Celery"].p50_ms, paces["Celery again"].p50_ms))
-    ours = paces["Framemesh"]
+    """Turn by turn."""
+    ours, theirs, ratios = Taken(), Taken(), list[float]()
+    async with celery(processes) as their_side, working(processes) as (bus, jobs):
+        our_side = Framemesh(jobs)
+        await our_side.begin(bus)
+        for turn in range(1, turns + 1):
+            their_pace = await theirs.turn(their_side, max(1, chains // turns // FEWER), under_way)
+            our_pace = await ours.turn(our_side, chains // turns, under_way)
+            ratios.append(our_pace / their_pace)
+            tell(f"turn {turn:>2}: Celery {their_pace:>7.1f}, Framemesh {our_pace:>7.1f} chains a second")
+    paces = {"Celery": theirs.pace, "Framemesh": ours.pace}
     return {
         "paces": {name: asdict(pace) for name, pace in paces.items()},
-        "throughput_ratio": round(ours.per_second / theirs, 2),
-        "latency_share": round(ours.p50_ms / latency, 2),
-        "step_overhead_ms": round(ours.p50_ms / STEPS, 2),
+        "throughput_ratio": round(ours.pace.per_second / theirs.pace.per_second, 2),
+        "lowest_ratio": round(min(ratios), 2),
+        "highest_ratio": round(max(ratios), 2),
+        "latency_share": round(ours.pace.p50_ms / theirs.pace.p50_ms, 2),
+        "step_overhead_ms": round(ours.pace.p50_ms / STEPS, 2),
     }
 
 
@@ -251,30 +331,33 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--chains", type=int, default=4000, help="chains through Framemesh; an eighth through Celery"
+        "--chains", type=int, default=8000, help="chains through Framemesh; an eighth through Celery"
     )
     parser.add_argument("--under-way", type=int, default=48, help="chains under way at a time")
     parser.add_argument("--processes", type=int, default=2, help="worker processes on either side")
+    parser.add_argument("--turns", type=int, default=10, help="turns that each of the two takes")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    parser.add_argument("--celery-only", nargs=2, type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--celery-driver", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.celery_only:
-        print(json.dumps(asdict(celery_chains(*asked.celery_only))))
+    if asked.celery_driver:
+        celery_driver()
         return
 
-    def tell(name: str, pace: Pace) -> None:
+    def tell(text: str) -> None:
         if not asked.json:
-            print(f"{name:<14}{pace.per_second:>10.1f}{pace.p50_ms:>12.2f}{pace.p99_ms:>12.2f}", flush=True)
+            print(text, flush=True)
 
-    if not asked.json:
-        print(f"{'':<14}{'chains/s':>10}{'p50 ms':>12}{'p99 ms':>12}")
-    found = run_until(compare(asked.chains, asked.under_way, asked.processes, tell))
+    found = run_until(compare(asked.chains, asked.under_way, asked.processes, asked.turns, tell))
     if asked.json:
         print(json.dumps({"cpus": psutil.cpu_count(), **found}))
         return
+    print(f"\n{'':<14}{'chains/s':>10}{'p50 ms':>12}{'p99 ms':>12}")
+    for name, pace in found["paces"].items():
+        print(f"{name:<14}{pace['per_second']:>10.1f}{pace['p50_ms']:>12.2f}{pace['p99_ms']:>12.2f}")
     print(
-        f"\n{found['throughput_ratio']} times as many chains a second; the median latency is "
-        f"{found['latency_share']} of Celery's; {found['step_overhead_ms']} ms a step."
+        f"\n{found['throughput_ratio']} times as many chains a second ({found['lowest_ratio']} to "
+        f"{found['highest_ratio']} in single turns); the median latency is {found['latency_share']} of Celery's; "
+        f"{found['step_overhead_ms']} ms a step."
     )
 
 

@@ -199,8 +199,13 @@ class Pull(Generic[M]):
         return not self._waiting
 
     async def ask(self, count: int) -> None:
-        """Ask once, so that ``count`` messages are asked for or waiting here; for a pull whose window is 0."""
-        await self._request(count - self._outstanding - len(self._waiting))
+        """Ask, so that about ``count`` messages are asked for or waiting here; for a pull whose window is 0.
+
+        Where more than half are, it can wait: each request costs as much as a message.
+        """
+        wanted = count - self._outstanding - len(self._waiting)
+        if 2 * wanted >= count:
+            await self._request(wanted)
 
     async def hand_back(self, older: float = 0.0) -> None:
         """Give back what has waited here for ``older`` seconds, for another consumer that is free."""

@@ -82,7 +82,9 @@ class Attempt:
         self._envelope = envelope
         self._task = envelope.message
         self._told: tuple[float, str] | None = None
-        self._running: asyncio.Task[Any] | None = None
+        self._doer: asyncio.Task[Any] | None = None
+        """The task of this try, while the function runs in it."""
+        self._cancelled = 0
         self._unwanted = False
 
     @property
@@ -93,8 +95,8 @@ class Attempt:
     def cancel(self) -> None:
         """Nobody wants it any more."""
         self._unwanted = True
-        if self._running:
-            self._running.cancel()
+        if self._doer:
+            self._cancelled += self._doer.cancel()
 
     def put_down(self) -> None:
         """Whatever became of it, the hand is free."""
@@ -168,7 +170,7 @@ class Attempt:
             else:
                 output = await self._remembered(scope, given, seconds, kept)
         except (Cancelled, asyncio.CancelledError):
-            if not self._unwanted:
+            if not self._unwanted or _cancelling():
                 raise  # the worker stops: somebody else will do it
             return advance.again
         except Skip as reason:
@@ -218,16 +220,23 @@ class Attempt:
 
     async def _run(self, given: Any, seconds: float, kept: JobLog) -> Any:
         context = Context.of(self._task, kept, self._means.blobs, self._say, self._means.scratch)
-        work = run(self._doing.function, context, self._task, given, seconds, self._means.children)
-        self._running = asyncio.create_task(work)
         tellers: list[asyncio.Task[None]] = []
         loop = asyncio.get_running_loop()
         announcing = loop.call_later(ANNOUNCE_S, self._begin_telling, tellers, context, kept)
+        self._doer = asyncio.current_task(loop)
         try:
-            return await self._running
+            return await run(self._doing.function, context, self._task, given, seconds, self._means.children)
         finally:
+            self._take_back_cancellations()
             announcing.cancel()
-            await _ended(*tellers, self._running)
+            await _ended(*tellers)
+
+    def _take_back_cancellations(self) -> None:
+        """The function has ended: what is to be written of it is not cancelled with it."""
+        doer, self._doer = self._doer, None
+        while doer and self._cancelled:
+            self._cancelled -= 1
+            doer.uncancel()
 
     def _begin_telling(self, tellers: list[asyncio.Task[None]], context: Context, kept: JobLog) -> None:
         tellers += [asyncio.create_task(kept.keep()), asyncio.create_task(self._keep_telling(context))]
@@ -273,6 +282,11 @@ def _wanted(job: Job, task: StepTask) -> bool:
     except KeyError:
         return False
     return work.attempt == task.attempt and work.status.active and not job.status.over
+
+
+def _cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _ended(*tasks: asyncio.Task[Any]) -> None:

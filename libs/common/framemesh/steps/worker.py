@@ -140,7 +140,9 @@ class StepWorker(Service[S]):
         for envelope in found:
             attempt = Attempt(self._means, Doing(function, state.timeout, hands), envelope)
             group.create_task(self._attempt(attempt, envelope, slot))
-        if not found and slot:
+        if found:
+            await asyncio.sleep(0)  # they begin before more is asked for
+        elif slot:
             await slot.nak(0)
 
     def _may_go_on(self, order: Order, freed: Hands) -> Doing | None:
