@@ -135,7 +135,7 @@ class CeleryDriver:
 
         from benchmarks.celery_noop import app, noop  # noqa: PLC0415
 
-        self._submit = lambda number: chain(noop.s(number), noop.s(), noop.s()).apply_async()
+        self._submit: Callable[[int], Any] = lambda number: chain(noop.s(number), noop.s(), noop.s()).apply_async()
         while not app.control.ping(timeout=0.5):  # what is sent before it is up may never come back
             continue
 
