@@ -27,6 +27,8 @@ from services.gateway.settings import GatewaySettings
 
 log = logging.getLogger(__name__)
 
+ANSWER_S = 10.0
+"""Seconds that a request waits for what it asks for: a NATS that starts again takes two or three."""
 END_S = 1.0
 """Seconds that requests under way are given at the end."""
 
@@ -39,6 +41,7 @@ class Gateway(Service[GatewaySettings]):
 
     async def prepare(self) -> None:
         """Connect, and listen."""
+        self.bus.read_patience = ANSWER_S
         self._runner: web.AppRunner | None = None
         self._engine = await open_database(self.settings.jobs_database, self.settings.connect_patience)
         self._blobs = BlobStore(

@@ -11,6 +11,8 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,26 @@ JOBS, KILLS = 200, 40
 SEED = 20261124
 WITHIN_S = 45.0
 """After the last kill: an ack wait, and what the mender takes to see that something was never sent."""
+STUCK_S = subjects.step_consumer("trace", "normal").ack_wait + 5.0
+"""From the death of who had a step until somebody has it again: the ack wait, and some seconds for a server, a
+worker and a queue. A server that is killed meanwhile may count the ack wait from its start."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A try of a step that was begun: by which process, and when."""
+
+    key: str
+    pid: int
+    time: float
+
+    @classmethod
+    def read(cls, file: Path) -> list[Run]:
+        """All of them, in order."""
+        return [
+            cls(key, int(pid), float(at))
+            for key, pid, at in (row.split() for row in file.read_text().splitlines())
+        ]
 
 
 def plan(file: Path) -> Plan:
@@ -53,17 +75,14 @@ class Victim:
 
     def __init__(self, name: str, module: list[str], env: dict[str, str]) -> None:
         self._process = Process(name, [sys.executable, "-m", *module], env=env)
-        self.kills = 0
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid
+        self.deaths: dict[int, float] = {}
+        """When each of its processes was killed."""
 
     async def start(self) -> None:
         await self._process.start()
 
     async def kill(self) -> None:
-        self.kills += 1
+        self.deaths[self._process.pid or 0] = time.time()
         self._process.signal(signal.SIGKILL)
         await self._process.wait()
         await self._process.close()
@@ -79,7 +98,10 @@ async def victims(environment: dict[str, str]) -> AsyncIterator[list[Victim]]:
         Victim(f"worker-{number}", ["framemesh.workers", "tests.e2e.kill_steps"], environment)
         for number in range(2)
     ]
-    found = [*workers, Victim("jobs", ["services.jobs"], environment)]
+    found = [
+        *workers,
+        *(Victim(f"jobs-{number}", ["services.jobs"], environment) for number in range(2)),
+    ]
     for each in found:
         await each.start()
     try:
@@ -99,20 +121,23 @@ async def test_jobs_survive_forty_kills(tmp_path: Path) -> None:
         nats = next(server for server in mesh.servers.servers if isinstance(server, NatsServer))
         async with victims(environment | {"PYTHONPATH": path}) as found:
             await until(lambda: _known(jobs), within=30)
-            submitted = asyncio.create_task(submit(jobs, plan(file)))
+            submitted, servers = asyncio.create_task(submit(jobs, plan(file))), list[float]()
             for number in range(KILLS):
                 await asyncio.sleep(chance.uniform(0.1, 0.6))
                 if number % 8 == 3:
+                    servers.append(time.time())
                     os.kill(nats.process.pid, signal.SIGKILL)  # type: ignore[union-attr,arg-type]
                 else:
                     await chance.choice(found).kill()
             begun = time.monotonic()
             made = await submitted
             ended = [await asyncio.wait_for(jobs.wait(job), WITHIN_S) for job in made]
-            took, kills = time.monotonic() - begun, [each.kills for each in found]
+            took, kills = time.monotonic() - begun, [len(each.deaths) for each in found]
             print(f"{KILLS} kills, {kills} of them of services; done {took:.1f} s after the last")
             assert took < WITHIN_S
-            await check(ended, Counter(file.read_text().split()))
+            runs = Run.read(file)
+            await check(ended, Counter(run.key for run in runs))
+            check_stuck(runs, {pid: at for each in found for pid, at in each.deaths.items()}, servers)
             await projected(environment["jobs_database"], ended)
             assert await bus.last(subjects.DEADLETTERS.name, "dead.>", DeadLetter) is None
         await redis.aclose()
@@ -144,6 +169,21 @@ async def check(ended: list[Job], runs: Counter[str]) -> None:
     again = sum(count - 1 for count in runs.values())
     print(f"{sum(runs.values())} runs of {len(expected)} steps, {again} of them again")
     assert again < len(expected) / 4  # only what somebody was at when he was killed
+
+
+def check_stuck(runs: list[Run], deaths: dict[int, float], servers: list[float]) -> None:
+    """No step waits longer than the redelivery time for somebody when who had it has died."""
+    by_key: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.time):
+        by_key.setdefault(run.key, []).append(run)
+    waits = [
+        (after.time - deaths[before.pid], before, sum(deaths[before.pid] < at < after.time for at in servers))
+        for each in by_key.values()
+        for before, after in pairwise(each)
+        if before.pid in deaths and deaths[before.pid] < after.time
+    ]
+    print(f"{len(waits)} steps were taken up again, the last after {max(waits)[0]:.1f} s")
+    assert [wait for wait in waits if wait[0] > STUCK_S * (1 + wait[2])] == []
 
 
 async def projected(database: str, ended: list[Job]) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 
 from framemesh import subjects
 from framemesh.bus import Bus, BusError, QueueFull, settle_all
-from framemesh.embedded import HOST, free_port
+from framemesh.embedded import HOST, NatsServer, choose_ports, free_port
 from framemesh.errors import FramemeshError
 from framemesh.messages import Frame, Result, SourceState
 from framemesh.subjects import RESULTS, RESULTS_FEED, Consumer, Stream
@@ -214,3 +217,17 @@ async def test_a_queue_knows_the_waiting_tasks_of_each_source(bus: Bus, model: s
     assert info
     assert info.state.subjects == {f"{model}-lossless.a": 3}
     assert lossless.name in {str(item.config.name) for item in await bus.task_streams()}
+
+
+async def test_a_bus_closes_though_its_server_is_gone(tmp_path: Path) -> None:
+    nats = NatsServer(tmp_path, choose_ports({}, {}))
+    await nats.start()
+    await nats.ready()
+    buses = [await Bus.connect(nats.environment()["nats_host"], f"bus-{number}") for number in range(3)]
+    await nats.stop()
+    for number, bus in enumerate(buses):
+        await asyncio.sleep(0.1 * number)  # before it has seen that, and after
+        with contextlib.suppress(NatsError):
+            await bus.client.publish("a", b"x" * 10_000)
+        async with asyncio.timeout(10):
+            await bus.close()

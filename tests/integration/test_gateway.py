@@ -841,5 +841,6 @@ async def test_events_end_when_nats_is_away_for_long(
             rest = await answer.content.read()
     assert b"problem" not in rest
     assert b"HTTP/" not in rest
+    assert (await ann.get(f"/analysis/status/{job.id}")).status == 503
     await own_nats.start()
     await bus.close()

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from framemesh.database.images import CollectionMissing, Image, ImageTable, Statistics, Taken, Thumbnail
 from framemesh.database.marks import Marks
 from framemesh.images import new_image_id, new_key
-from tests.integration.test_jobs_service import database, engine, postgres
+from tests.integration.postgres import database, engine, postgres
 
 __all__ = ["database", "engine", "postgres"]
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import pwd
-import secrets
-import shutil
-import subprocess
+import signal
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from redis.asyncio import Redis
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from framemesh import subjects
@@ -25,7 +23,6 @@ from framemesh.bus import Bus
 from framemesh.database.engine import open_database
 from framemesh.database.jobs import JobTable
 from framemesh.database.tables import Base
-from framemesh.embedded import free_port
 from framemesh.errors import FramemeshError
 from framemesh.registry import Registry
 from framemesh.steps import advance
@@ -40,69 +37,11 @@ from services.jobs.jobs import JobsService
 from services.jobs.mender import Mender
 from services.jobs.projection import Projection
 from services.jobs.settings import JobsSettings
+from tests.integration.postgres import Postgres, database, engine, postgres, running
 from tests.integration.stepping import Begin, at_work, one, over
 from tests.samples import dead_letters, until
 
-BIN = next((path for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"))), None)
-
-
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL of the tests' own."""
-    if BIN is None:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    # It refuses to run as root, and its account may not look into root's folders.
-    account: dict[str, Any] = {}
-    folder = tmp_path_factory.mktemp("postgres")
-    if os.geteuid() == 0:
-        account = {"user": "postgres", "group": pwd.getpwnam("postgres").pw_gid, "extra_groups": []}
-        folder = Path(f"/var/tmp/framemesh-postgres-{secrets.token_hex(4)}")
-        folder.mkdir()
-        os.chown(folder, pwd.getpwnam("postgres").pw_uid, account["group"])
-    port, data = free_port(), folder / "data"
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
-    subprocess.run([BIN / "initdb", "-D", data, "-A", "trust", "-U", "mesh", "-N"], check=True, **quiet, **account)
-    server = subprocess.Popen(
-        [BIN / "postgres", "-D", data, "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-k", folder, "-F"],
-        **quiet,
-        **account,
-    )
-    try:
-        yield f"postgresql://mesh@127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(20)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Address of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/deep/jobs.db"
-    server = request.getfixturevalue("postgres")
-    fresh = f"d{secrets.token_hex(4)}"
-    import asyncpg
-
-    async def created() -> bool:
-        try:
-            connection = await asyncpg.connect(f"{server}/postgres")
-        except (OSError, asyncpg.PostgresError):
-            return False
-        await connection.execute(f"create database {fresh}")
-        await connection.close()
-        return True
-
-    await until(created, within=20)
-    return f"{server}/{fresh}"
-
-
-@pytest.fixture
-async def engine(database: str) -> AsyncIterator[AsyncEngine]:
-    """A database with its tables."""
-    made = await open_database(database)
-    yield made
-    await made.dispose()
+__all__ = ["database", "engine", "postgres"]
 
 
 def job(number: int, **values: Any) -> Job:
@@ -133,12 +72,50 @@ async def test_the_migrations_make_what_the_code_expects_and_may_run_again(
             "postgresql://u:secret@127.0.0.1:1/x",
             r"jobs_database: postgresql://\*\*\*@127.0.0.1:1/x cannot be used",
         ),
+        ("postgresql://127.0.0.1:1/x?sslmode=nonsense", "sslmode"),
         ("sqlite:////proc/nothing/jobs.db", "."),
     ],
 )
 async def test_a_database_that_cannot_be_used_is_named(address: str, said: str) -> None:
     with pytest.raises((FramemeshError, OSError), match=said):
         await open_database(address, patience=0)
+
+
+async def test_an_address_may_say_what_that_of_any_client_of_postgresql_may(postgres: Postgres) -> None:
+    address = await postgres.fresh()
+    engine = await open_database(f"{address}?sslmode=prefer&application_name=mesh")
+    async with engine.connect() as connection:
+        assert (await connection.execute(text("show application_name"))).scalar() == "mesh"
+    await engine.dispose()
+
+
+async def test_a_database_that_refuses_is_named_with_its_reason(postgres: Postgres) -> None:
+    with pytest.raises(FramemeshError, match=r"cannot be used \(.*does not exist.*\)"):
+        await open_database(f"{postgres.address}/nothing", patience=0)
+
+
+async def test_what_came_while_the_database_was_away_is_made_up_for(
+    bus: Bus, registry: Registry, servers: Mapping[str, str], jobs: Jobs, begin: Begin, name: str
+) -> None:
+    """Two services, of which one keeps the database: it is stopped in order, then killed."""
+    with running() as postgres:
+        address = await postgres.fresh()
+        async with AsyncExitStack() as stack:
+            for instance in ("jobs-one", "jobs-two"):
+                settings = JobsSettings(**servers, instance=instance, jobs_database=address)  # type: ignore[arg-type]
+                await stack.enter_async_context(at_work(JobsService(settings, bus, registry)))
+            await stack.enter_async_context(begin(Function(name, nothing)))
+            made = list[Job]()
+            for number in (signal.SIGINT, signal.SIGKILL):
+                made += [await jobs.submit(one(name)) for _ in range(10)]
+                postgres.stop(number)
+                made += [await jobs.submit(one(name)) for _ in range(10)]
+                ends = [await over(jobs, each) for each in made]
+                postgres.start()
+                engine = await open_database(address)
+                await until(partial(caught_up, JobTable(engine), made), within=30)
+                await engine.dispose()
+    assert {each.status for each in ends} == {JobStatus.DONE}
 
 
 async def test_a_newer_state_replaces_an_older_one_and_never_the_other_way(engine: AsyncEngine) -> None:

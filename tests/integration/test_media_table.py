@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from framemesh.database.media import Media, MediaTable
 from framemesh.errors import FramemeshError
-from tests.integration.test_jobs_service import database, engine, postgres
+from tests.integration.postgres import database, engine, postgres
 
 __all__ = ["database", "engine", "postgres"]
 

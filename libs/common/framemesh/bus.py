@@ -98,6 +98,8 @@ class Bus:
         self._declaring = asyncio.Lock()
         self._declared_at = 0.0
         self._background: set[asyncio.Task[None]] = set()
+        self.read_patience = READ_PATIENCE
+        """How many seconds reading waits for a server that is away; less where a client waits for the answer."""
         self._loop = asyncio.get_running_loop()  # asking for it costs a system call in Python 3.11
 
     # -- life ---------------------------------------------------------------------------------------
@@ -158,6 +160,8 @@ class Bus:
             task.cancel()
         with contextlib.suppress(NatsError, asyncio.TimeoutError):
             await self.client.flush(timeout=1)
+        if not self.client.is_connected:
+            self.client.give_up()
         await self.client.close()
 
     async def _on_disconnect(self) -> None:
@@ -478,7 +482,7 @@ class Bus:
 
     async def newest(self, stream: str, subject: str) -> tuple[int, bytes] | None:
         """Stream sequence and bytes of the newest message on ``subject``. Waits for a server that is away."""
-        deadline = time.monotonic() + READ_PATIENCE
+        deadline = time.monotonic() + self.read_patience
         while True:
             try:
                 msg = await self._ask(f"$JS.API.DIRECT.GET.{stream}.{subject}")
@@ -542,7 +546,7 @@ class Bus:
 
     async def _read_batch(self, stream: str, query: dict[str, Any]) -> list[Msg]:
         """Messages of a stream; none where there is no such stream. Waits for a server that is away."""
-        deadline = time.monotonic() + READ_PATIENCE
+        deadline = time.monotonic() + self.read_patience
         while True:
             try:
                 return await self._read_once(stream, query)

@@ -37,6 +37,11 @@ class Wire(Client):
         self._listeners[subscription._id] = listener
         return subscription
 
+    def give_up(self) -> None:
+        """What waits to be sent is lost: its server has gone."""
+        self._pending.clear()
+        self._pending_data_size = 0
+
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
         super()._remove_sub(sid, max_msgs)
         if sid not in self._subs:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, event
@@ -64,7 +66,7 @@ async def open_database(text: str, patience: float = 30.0) -> AsyncEngine:
 
 def _engine(url: URL) -> AsyncEngine:
     if url.drivername != _DRIVERS["sqlite"]:
-        return create_async_engine(url, pool_pre_ping=True)
+        return create_async_engine(url, pool_pre_ping=True, async_creator=partial(_connect, url))
     if url.database and url.database != ":memory:":
         Path(url.database).absolute().parent.mkdir(parents=True, exist_ok=True)
     engine = create_async_engine(url, connect_args={"timeout": BUSY_S})
@@ -77,6 +79,14 @@ def _engine(url: URL) -> AsyncEngine:
         cursor.close()
 
     return engine
+
+
+async def _connect(url: URL) -> asyncpg.Connection:
+    """By the address itself, which may say all that libpq knows: sslmode, application_name. Raises OSError."""
+    try:
+        return await asyncpg.connect(url.set(drivername="postgresql").render_as_string(hide_password=False))
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:  # SQLAlchemy lets them pass
+        raise ConnectionError(str(error)) from error
 
 
 def _migrate(connection: Connection) -> None:
