@@ -73,7 +73,7 @@ async def kill(mesh: Mesh, chance: random.Random) -> Counter[str]:
     deck, kills = list(VICTIMS * ROUNDS), Counter[str]()
     chance.shuffle(deck)
     for name in deck:
-        await asyncio.sleep(chance.uniform(0.3, 1.5))
+        await asyncio.sleep(chance.uniform(0.2, 1.0))
         await until(lambda name=name: killed(mesh, name), within=30)  # type: ignore[misc]
         kills[name] += 1
     return kills
