@@ -189,12 +189,13 @@ async def test_a_job_that_many_put_down_at_once_is_done_once(jobs: Jobs, begin: 
         await asyncio.sleep(0.01)
         return ctx.step
 
-    chain = plan(a={"function": name}, b={"function": name, "after": ["a"]}, c={"function": name, "after": ["b"]})
+    steps = {"a": [], "b": ["a"], "c": ["a"], "d": ["b"], "e": ["c", "d"]}
+    whole = plan(**{step: {"function": name, "after": after} for step, after in steps.items()})
     ids = [f"{name}-{n}" for n in range(6)]
 
     async def put_down_again(job: str) -> None:
-        for _ in range(10):
-            await jobs.store.create(Job(id=job, plan=chain, created=time.time()))
+        for _ in range(20):
+            await jobs.store.create(Job(id=job, plan=whole, created=time.time()))
             await asyncio.sleep(0.002)
 
     async with begin(Function(name, body)), begin(Function(name, body)):
@@ -203,5 +204,5 @@ async def test_a_job_that_many_put_down_at_once_is_done_once(jobs: Jobs, begin: 
         await asyncio.gather(*(put_down_again(job) for job in ids))
         assert [await jobs.get(job) for job in ids] == ends
     assert {each.status for each in ends} == {J.DONE}
-    assert len(calls) == 3 * len(ids)
+    assert len(calls) == len(steps) * len(ids)
     assert set(calls.values()) == {1}

@@ -136,22 +136,28 @@ class JobStore:
         return True
 
     async def _write_and_send(self, job: Job, orders: list[Order]) -> None:
-        """In one round trip, as the server keeps their order; a step of a job that is there does no harm."""
         data = _state(job)
-        if any(order.function is None for order in orders):
+        if len(orders) == 1 and orders[0].function and len(data) <= MOST_CARRIED_BYTES:
+            await self._put_together(job, data, orders[0], orders[0].function)
+        else:
             await self._put(job, data, 0)
             await self.send(orders, job)
-            return
-        if len(orders) == 1 and len(data) <= MOST_CARRIED_BYTES:
-            mark = secrets.token_hex(8)
-            writing = self._put(job, data, 0, {"Nats-Msg-Id": mark})
-            sending = [self._send(orders[0], job, {_FOLLOWS: mark, _CARRIED: data.decode()})]
-        else:
-            writing = self._put(job, data, 0)
-            sending = [self._send(order, job) for order in orders]
-        for result in await asyncio.gather(writing, *sending, return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
+
+    async def _put_together(self, job: Job, data: bytes, order: Order, function: str) -> None:
+        """In one round trip: the server takes the step only right after this state."""
+        mark = secrets.token_hex(8)
+        along = {_NEWEST: "0", _FOLLOWS: mark, _CARRIED: data.decode()}
+        written, sent = await asyncio.gather(
+            self._put(job, data, 0, {"Nats-Msg-Id": mark}),
+            self.bus.publish_raw(*_message(order, function), along),
+            return_exceptions=True,
+        )
+        if isinstance(written, BaseException):
+            raise written
+        if isinstance(sent, Conflict):  # something else came between
+            await self._send_now(order, function)
+        elif isinstance(sent, BaseException):
+            raise sent
 
     def carried(self, step: Envelope[StepTask]) -> Known | None:
         """The job that a step brought along, where it was put down right before it and only now; else None.
@@ -159,7 +165,8 @@ class JobStore:
         Should it have changed since, what is written on top of it is refused.
         """
         headers = step.raw.headers or {}
-        if _FOLLOWS not in headers or step.deliveries > 1 or time.time() - step.meta.stored_at > FRESH_S:
+        is_fresh = step.deliveries == 1 and time.time() - step.meta.stored_at < FRESH_S
+        if not is_fresh or _FOLLOWS not in headers or _CARRIED not in headers:
             return None
         return Known(step.meta.stream_seq - 1, headers[_CARRIED].encode())
 
@@ -263,25 +270,25 @@ class JobStore:
         """Send steps to whoever does them, and put sub-jobs down."""
         await asyncio.gather(*(self._send(order, job) for order in orders))
 
-    async def _send(self, order: Order, job: Job, along: dict[str, str] | None = None) -> None:
+    async def _send(self, order: Order, job: Job) -> None:
         if order.function is None:
             await self._begin_sub_job(order, job)
         elif order.due is not None and order.due > time.time() - LATE_S:
             await self._send_later(order, order.function, order.due)
         else:
-            await self._send_now(order, order.function, along or {})
+            await self._send_now(order, order.function)
 
-    async def _send_now(self, order: Order, function: str, along: dict[str, str]) -> None:
-        subject = subjects.job_step(function, order.priority, order.job, order.place)
-        data, after = order.task(function).model_dump_json().encode(), 0
+    async def _send_now(self, order: Order, function: str) -> None:
+        subject, data = _message(order, function)
+        after = 0
         while True:
             try:
-                await self.bus.publish_raw(subject, data, {_NEWEST: str(after), **along})
+                await self.bus.publish_raw(subject, data, {_NEWEST: str(after)})
             except Conflict:
                 older = await self._older(subject, order)
                 if older is None:
                     return  # it lies there
-                after, along = older, {}
+                after = older
             else:
                 return
 
@@ -353,6 +360,12 @@ class JobStore:
     async def _put(self, job: Job, data: bytes, seq: int, along: dict[str, str] | None = None) -> Known:
         headers = {_NEWEST: str(seq), **(along or {})}
         return Known(await self.bus.publish_raw(subjects.job_state(job.id), data, headers), data, job)
+
+
+def _message(order: Order, function: str) -> tuple[str, bytes]:
+    """A step's subject and what lies there."""
+    subject = subjects.job_step(function, order.priority, order.job, order.place)
+    return subject, order.task(function).model_dump_json().encode()
 
 
 def _state(job: Job) -> bytes:
