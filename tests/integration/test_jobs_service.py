@@ -73,6 +73,11 @@ async def test_the_migrations_make_what_the_code_expects_and_may_run_again(
             r"jobs_database: postgresql://\*\*\*@127.0.0.1:1/x cannot be used",
         ),
         ("postgresql://127.0.0.1:1/x?sslmode=nonsense", "sslmode"),
+        ("postgresql://h:1,i:2/x", "is no address"),
+        (
+            "postgresql://127.0.0.1:1/x?gssencmode=no",
+            "jobs_database: .gssencmode= is not known; known: application",
+        ),
         ("sqlite:////proc/nothing/jobs.db", "."),
     ],
 )
@@ -83,7 +88,7 @@ async def test_a_database_that_cannot_be_used_is_named(address: str, said: str) 
 
 async def test_an_address_may_say_what_that_of_any_client_of_postgresql_may(postgres: Postgres) -> None:
     address = await postgres.fresh()
-    engine = await open_database(f"{address}?sslmode=prefer&application_name=mesh")
+    engine = await open_database(f"{address}?sslmode=prefer&application_name=mesh&prepared_statement_cache_size=0")
     async with engine.connect() as connection:
         assert (await connection.execute(text("show application_name"))).scalar() == "mesh"
     await engine.dispose()

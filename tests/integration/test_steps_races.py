@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -206,3 +208,77 @@ async def test_a_job_that_many_put_down_at_once_is_done_once(jobs: Jobs, begin: 
     assert {each.status for each in ends} == {J.DONE}
     assert len(calls) == len(steps) * len(ids)
     assert set(calls.values()) == {1}
+
+
+async def broken(_: Context) -> None:
+    """A task group that fails leaves its task looking like one that is cancelled (Python 3.11)."""
+
+    async def fail() -> None:
+        raise ValueError
+
+    with contextlib.suppress(ExceptionGroup):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+
+
+async def hang(ctx: Context) -> None:
+    await broken(ctx)
+    await asyncio.sleep(30)
+
+
+async def cancel_another(ctx: Context) -> None:
+    await broken(ctx)
+    task = asyncio.create_task(asyncio.sleep(30))
+    task.cancel()
+    await task
+
+
+async def cancel_late(_: Context) -> None:
+    task = asyncio.current_task()
+    assert task
+    asyncio.get_running_loop().call_soon(task.cancel)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (broken, ""),
+        (hang, "it: took longer than 0.3 s (timeout)"),
+        (cancel_another, "it: CancelledError"),
+        (cancel_late, ""),
+    ],
+)
+async def test_what_a_step_does_to_its_task_hurts_only_its_try(
+    jobs: Jobs, begin: Begin, name: str, body: Callable[[Context], Awaitable[None]], said: str
+) -> None:
+    calls = 0
+
+    async def counted(ctx: Context, given: Any) -> None:
+        nonlocal calls
+        calls += 1
+        await body(ctx)
+
+    async with begin(Function(name, counted)):
+        ended = await over(jobs, await jobs.submit(one(name, timeout=0.3) if said else one(name)))
+    assert ended.status is (J.FAILED if said else J.DONE)
+    assert ended.error.startswith(said)
+    assert calls == (2 if said else 1)
+
+
+async def test_what_a_step_does_to_its_input_changes_nothing_of_the_job(
+    jobs: Jobs, begin: Begin, name: str
+) -> None:
+    async def spoil(ctx: Context, given: Any) -> Any:
+        given["list"].append("more")
+        given["known"]["deep"].clear()
+        return given
+
+    chain = plan(
+        a={"function": name, "input": {"list": "$input.list", "known": "$input.known"}},
+        b={"function": name, "after": ["a"], "input": {"list": "$steps.a.list", "known": "$input.known"}},
+    )
+    async with begin(Function(name, spoil)):
+        ended = await over(jobs, await jobs.submit(chain, {"list": [1], "known": {"deep": [2]}}))
+    assert ended.status is J.DONE
+    assert ended.input == {"list": [1], "known": {"deep": [2]}}
+    assert [step.output["list"] for step in ended.steps.values()] == [[1, "more"], [1, "more", "more"]]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 from alembic import command
@@ -19,6 +19,7 @@ from framemesh.errors import FramemeshError
 from framemesh.telemetry import redact
 
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+_KNOWN = {"host", "port", "ssl", "prepared_statement_cache_size", "target_session_attrs"}
 BUSY_S = 15.0
 SQLITE_PATIENCE_S = 2.0
 _LOCK = 0x66726D73
@@ -29,7 +30,7 @@ def database_url(text: str) -> URL:
     """The address with its driver. Raises FramemeshError."""
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise FramemeshError(
             f"jobs_database: {redact(text)!r} is no address: give sqlite:///jobs.db or postgresql://user@host/name"
         ) from None
@@ -66,7 +67,8 @@ async def open_database(text: str, patience: float = 30.0) -> AsyncEngine:
 
 def _engine(url: URL) -> AsyncEngine:
     if url.drivername != _DRIVERS["sqlite"]:
-        return create_async_engine(url, pool_pre_ping=True, async_creator=partial(_connect, url))
+        url, arguments = _arguments(url)
+        return create_async_engine(url, pool_pre_ping=True, connect_args=arguments)
     if url.database and url.database != ":memory:":
         Path(url.database).absolute().parent.mkdir(parents=True, exist_ok=True)
     engine = create_async_engine(url, connect_args={"timeout": BUSY_S})
@@ -81,11 +83,24 @@ def _engine(url: URL) -> AsyncEngine:
     return engine
 
 
-async def _connect(url: URL) -> asyncpg.Connection:
-    """By the address itself, which may say all that libpq knows: sslmode, application_name. Raises OSError."""
+def _arguments(url: URL) -> tuple[URL, dict[str, Any]]:
+    """An address of PostgreSQL as SQLAlchemy wants it, and what it has no place for. Raises FramemeshError."""
+    query, arguments = dict(url.query), dict[str, Any](async_creator_fn=_connect)
+    if "sslmode" in query:
+        query.setdefault("ssl", query.pop("sslmode"))
+    if "application_name" in query:
+        arguments["server_settings"] = {"application_name": query.pop("application_name")}
+    if unknown := query.keys() - _KNOWN:
+        known = ", ".join(sorted(_KNOWN | {"sslmode", "application_name"}))
+        raise FramemeshError(f"jobs_database: ?{min(unknown)}= is not known; known: {known}")
+    return url.set(query=query), arguments
+
+
+async def _connect(*given: Any, **named: Any) -> asyncpg.Connection:
+    """SQLAlchemy lets asyncpg's errors pass as they are. Raises OSError."""
     try:
-        return await asyncpg.connect(url.set(drivername="postgresql").render_as_string(hide_password=False))
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:  # SQLAlchemy lets them pass
+        return await asyncpg.connect(*given, **named)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
         raise ConnectionError(str(error)) from error
 
 

@@ -24,7 +24,7 @@ from framemesh.steps.advance import Failure, Order
 from framemesh.steps.children import Children
 from framemesh.steps.context import Blobs, Cancelled, Context
 from framemesh.steps.derivations import Derivations
-from framemesh.steps.functions import Function, Skip, failure, unexpected
+from framemesh.steps.functions import Function, Skip, StepFailed, failure, unexpected
 from framemesh.steps.hands import Hands
 from framemesh.steps.job import Job, StepTask
 from framemesh.steps.joblog import JobLog
@@ -82,9 +82,8 @@ class Attempt:
         self._envelope = envelope
         self._task = envelope.message
         self._told: tuple[float, str] | None = None
-        self._doer: asyncio.Task[Any] | None = None
-        """The task of this try, while the function runs in it."""
-        self._cancelled = 0
+        self._running: asyncio.Task[Any] | None = None
+        """Of the function's own: what it leaves behind, cancellations too, reaches nothing that is written."""
         self._unwanted = False
 
     @property
@@ -95,8 +94,8 @@ class Attempt:
     def cancel(self) -> None:
         """Nobody wants it any more."""
         self._unwanted = True
-        if self._doer:
-            self._cancelled += self._doer.cancel()
+        if self._running:
+            self._running.cancel()
 
     def put_down(self) -> None:
         """Whatever became of it, the hand is free."""
@@ -138,7 +137,9 @@ class Attempt:
         """The step that this worker goes on with: the only one that this one has set free."""
         if len(orders) != 1 or orders[0].due is not None or (order := orders[0]).function is None:
             return None
-        if (doing := self._means.may_go_on(order, self._doing.hands)) is None or self._unwanted:
+        if self._unwanted or _cancelling():
+            return None
+        if (doing := self._means.may_go_on(order, self._doing.hands)) is None:
             return None
         if doing.hands is not self._doing.hands:
             doing.hands.take()
@@ -172,7 +173,7 @@ class Attempt:
         except (Cancelled, asyncio.CancelledError):
             if not self._unwanted or _cancelling():
                 raise  # the worker stops: somebody else will do it
-            return advance.again
+            return lambda _: []
         except Skip as reason:
             return self._skipped(str(reason))
         except Exception as error:
@@ -223,20 +224,17 @@ class Attempt:
         tellers: list[asyncio.Task[None]] = []
         loop = asyncio.get_running_loop()
         announcing = loop.call_later(ANNOUNCE_S, self._begin_telling, tellers, context, kept)
-        self._doer = asyncio.current_task(loop)
+        work = run(self._doing.function, context, self._task, given, seconds, self._means.children)
+        self._running = loop.create_task(work)
         try:
-            return await run(self._doing.function, context, self._task, given, seconds, self._means.children)
+            return await self._running
+        except asyncio.CancelledError as error:
+            if self._unwanted or _cancelling():
+                raise
+            raise StepFailed(f"{type(error).__name__}: {error}") from error  # of its own doing
         finally:
-            self._take_back_cancellations()
             announcing.cancel()
-            await _ended(*tellers)
-
-    def _take_back_cancellations(self) -> None:
-        """The function has ended: what is to be written of it is not cancelled with it."""
-        doer, self._doer = self._doer, None
-        while doer and self._cancelled:
-            self._cancelled -= 1
-            doer.uncancel()
+            await _ended(*tellers, self._running)
 
     def _begin_telling(self, tellers: list[asyncio.Task[None]], context: Context, kept: JobLog) -> None:
         tellers += [asyncio.create_task(kept.keep()), asyncio.create_task(self._keep_telling(context))]
@@ -285,6 +283,7 @@ def _wanted(job: Job, task: StepTask) -> bool:
 
 
 def _cancelling() -> bool:
+    """Whether the worker stops."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 

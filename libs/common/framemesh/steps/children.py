@@ -74,12 +74,12 @@ class Child:
 
     async def end(self, grace: float = GRACE_S) -> None:
         """End it and all that it has started."""
-        if self.alive and grace:
-            _signal(self._process.pid, signal.SIGTERM)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(grace):
-                    await self._process.wait()
-        _signal(self._process.pid, signal.SIGKILL)  # its children may be left
+        try:
+            if self.alive and grace:
+                _signal(self._process.pid, signal.SIGTERM)
+                await asyncio.wait([asyncio.ensure_future(self._process.wait())], timeout=grace)
+        finally:
+            _signal(self._process.pid, signal.SIGKILL)  # its children may be left
         await self._process.wait()
 
 

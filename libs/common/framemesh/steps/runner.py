@@ -15,7 +15,11 @@ from framemesh.steps.job import MOST_OUTPUT_BYTES, StepTask
 async def run(
     function: Function, context: Context, task: StepTask, given: Any, seconds: float, children: Children
 ) -> Any:
-    """The output of a try. Raises StepFailed, Skip, or whatever the step raises; cancel it to end the try."""
+    """The output of a try. Raises StepFailed, Skip, or whatever the step raises; cancel it to end the try.
+
+    To be run in a task of its own: a task group that failed in the step leaves it looking like a cancelled one, so
+    that its time is up may come as a CancelledError.
+    """
     limit = asyncio.timeout(seconds)
     try:
         async with limit:
@@ -23,23 +27,15 @@ async def run(
                 output = await children.do(function, context, task, given)
             else:
                 output = await function.body(context, given)
-    except TimeoutError as error:
+    except (TimeoutError, asyncio.CancelledError) as error:
         if not limit.expired():
-            raise  # of something that the step waited for
+            raise  # of something that the step waited for, or of whoever ends it
         raise StepFailed(f"took longer than {seconds:g} s (timeout)") from error
-    except (asyncio.CancelledError, SystemExit) as error:
-        if _cancelled():
-            raise
-        raise StepFailed(f"{type(error).__name__}: {error}") from error
+    except SystemExit as error:
+        raise StepFailed(f"SystemExit: {error}") from error
     finally:
         context.clean_up()
     return checked(output)
-
-
-def _cancelled() -> bool:
-    """Whether somebody ended this try, and not its step itself."""
-    task = asyncio.current_task()
-    return task is not None and bool(task.cancelling())
 
 
 def checked(output: Any) -> Any:
