@@ -78,11 +78,15 @@ class Victim:
         self.deaths: dict[int, float] = {}
         """When each of its processes was killed."""
 
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
     async def start(self) -> None:
         await self._process.start()
 
     async def kill(self) -> None:
-        self.deaths[self._process.pid or 0] = time.time()
+        self.deaths[self.pid or 0] = time.time()
         self._process.signal(signal.SIGKILL)
         await self._process.wait()
         await self._process.close()
