@@ -20,7 +20,7 @@ from framemesh.steps.admission import WINDOW
 from framemesh.steps.client import Jobs
 from framemesh.steps.context import Context
 from framemesh.steps.functions import Function
-from framemesh.steps.job import Job, JobStatus, Priority, StepStatus
+from framemesh.steps.job import Job, JobStatus, Priority, StepStatus, StepTask
 from framemesh.steps.joblog import LogLines
 from framemesh.steps.plan import PlanError
 from framemesh.steps.store import JobMissing, child_id
@@ -424,25 +424,52 @@ async def test_one_owners_many_jobs_do_not_starve_anothers_one(jobs: Jobs, begin
             assert (await over(jobs, job)).status is J.DONE
 
 
+async def died(jobs: Jobs, registry: Registry, function: str, times: int, count: int) -> list[Job]:
+    """So many jobs, at whose first try the worker has died so many times, as far as it was counted."""
+    made = [await jobs.submit(one(function, input={"n": 1})) for _ in range(count)]
+    for job in made:
+        for _ in range(times):
+            await registry.attempt(f"{job.id}/it/1", 60)
+    pull = await jobs.store.bus.pull(subjects.step_consumer(function, "normal"), StepTask, window=1)
+    for _ in made:
+        for envelope in await pull.batch(1, wait=5):
+            await envelope.nak(0.5)
+    await pull.stop()
+    return made
+
+
+async def test_steps_whose_workers_died_are_done_one_at_a_time(
+    jobs: Jobs, begin: Begin, registry: Registry, name: str
+) -> None:
+    """So one that ends its worker does not take along those that were only beside it, until they fail."""
+    now, most = 0, 0
+
+    async def body(ctx: Context, given: Any) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.2)
+        now -= 1
+
+    async with begin(Function(name, body)):
+        pass
+    suspects = await died(jobs, registry, name, 2, 3)
+    async with begin(Function(name, body), step_concurrency=4):
+        ends = [await over(jobs, job) for job in suspects]
+        assert most == 1
+        others = [await jobs.submit(one(name)) for _ in range(4)]
+        ends += [await over(jobs, job) for job in others]
+    assert {ended.status for ended in ends} == {J.DONE}
+    assert most > 1
+
+
 async def test_a_step_that_ends_its_worker_again_and_again_fails(
     jobs: Jobs, begin: Begin, registry: Registry, name: str
 ) -> None:
     async with begin(Function(name, double)):
         pass
-    job = await jobs.submit(one(name, input={"n": 1}))
-    for _ in range(3):
-        await registry.attempt(f"{job.id}/it/1", 60)
-    pull = await jobs.store.bus.pull(subjects.step_consumer(name, "normal"), _task_type(), window=1)
-    for envelope in await pull.batch(1, wait=5):
-        await envelope.nak(0)
-    await pull.stop()
+    (job,) = await died(jobs, registry, name, 3, 1)
     async with begin(Function(name, double)):
         ended = await over(jobs, job)
     assert ended.status is J.FAILED
     assert ended.error == "it: the worker's process ended 3 times at this step"
-
-
-def _task_type() -> Any:
-    from framemesh.steps.job import StepTask
-
-    return StepTask

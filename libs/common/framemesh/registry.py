@@ -114,6 +114,13 @@ class Registry:
             return 0
         return int(counted)
 
+    async def attempts(self, name: str) -> int:
+        """How many attempts at ``name`` have been counted; 0 while Redis is away."""
+        try:
+            return int(await self.redis.get(f"attempt:{name}") or 0)
+        except RedisError:
+            return 0
+
     async def survived(self, name: str) -> None:
         """An attempt has come to an end, a good one or not: forget those at ``name``."""
         with _tolerated(f"attempts at {name}"):

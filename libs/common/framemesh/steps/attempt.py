@@ -42,6 +42,9 @@ TELL_S = 1.0
 SUSPECT_DELIVERIES = 2
 MOST_DEATHS = 3
 """How often the worker's process may end while it has one try of a step."""
+MOST_TOGETHER = 2
+"""After so many deaths, not counting the first, tries are made one at a time: of those that were there when a
+process ended only one need have been the cause."""
 SUSPECT_S = 3600.0
 
 
@@ -59,6 +62,8 @@ class Means:
     kept_s: float
     """How long what a function gave may be remembered."""
     worker: str
+    suspects: asyncio.Lock
+    """Held by a step that may be what ends this process."""
     may_go_on: Callable[[Order, Hands], Doing | None]
     """What does a step here, if it may begin here at once; the hand that asks will be free."""
 
@@ -106,8 +111,7 @@ class Attempt:
         store = self._means.store
         known = store.carried(self._envelope) or await store.look(self._task.job)
         while known:  # else the job has been put away
-            self._began = time.time()
-            event = await self._event(known)
+            event = await (self._again(known) if self._is_again else self._event(known))
             job, orders, known = await self._record(event, known)
             following = self._following(orders)
             await store.follow_up(job, [order for order in orders if order is not following])
@@ -152,6 +156,7 @@ class Attempt:
 
     async def _event(self, known: Known) -> Event:
         """Do the step if it is still to be done, and say what that means for the job."""
+        self._began = time.time()
         task, job = self._task, known.job
         if not _wanted(job, task):
             return advance.again
@@ -199,9 +204,21 @@ class Attempt:
         log.warning("%s: %s", task.key, writable(failure.reason, LONGEST_LINE))
         return lambda job: advance.failed(job, task.step, task.item, task.attempt, failure, now, chance)
 
+    @property
+    def _is_again(self) -> bool:
+        """Whether somebody has had this try before."""
+        return self._envelope.deliveries >= SUSPECT_DELIVERIES and self._task is self._envelope.message
+
+    async def _again(self, known: Known) -> Event:
+        """After several deaths wait for others of that kind; who waits is not counted if they end the process."""
+        if await self._means.registry.attempts(self._try) < MOST_TOGETHER:
+            return await self._event(known)
+        async with self._means.suspects:
+            return (lambda _: []) if self._unwanted else await self._event(known)
+
     async def _deaths(self) -> int:
         """How often this try ended the process that had it, where that is too often."""
-        if self._envelope.deliveries < SUSPECT_DELIVERIES or self._task != self._envelope.message:
+        if not self._is_again:
             return 0
         count = await self._means.registry.attempt(self._try, SUSPECT_S)
         return count - 1 if count > MOST_DEATHS else 0

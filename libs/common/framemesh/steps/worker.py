@@ -68,7 +68,7 @@ class StepWorker(Service[S]):
         self._scratch = await asyncio.to_thread(Scratch.open)
         self._means = Means(
             self._store, self.registry, self._blobs, self._children, self._scratch.path, Derivations(self.bus),
-            kept_seconds(self.settings.jobs_ttl), self.instance, self._may_go_on,
+            kept_seconds(self.settings.jobs_ttl), self.instance, asyncio.Lock(), self._may_go_on,
         )  # fmt: skip
         await self.bus.client.subscribe(subjects.job_cancelled("*"), cb=self._on_cancelled)
 
