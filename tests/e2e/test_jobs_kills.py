@@ -186,7 +186,8 @@ def check_stuck(runs: list[Run], deaths: dict[int, float], servers: list[float])
         for before, after in pairwise(each)
         if before.pid in deaths and deaths[before.pid] < after.time
     ]
-    print(f"{len(waits)} steps were taken up again, the last after {max(waits)[0]:.1f} s")
+    longest = max((wait for wait, *_ in waits), default=0.0)
+    print(f"{len(waits)} steps were taken up again, the last after {longest:.1f} s")
     assert [wait for wait in waits if wait[0] > STUCK_S * (1 + wait[2])] == []
 
 

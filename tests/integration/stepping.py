@@ -43,6 +43,20 @@ async def over(jobs: Jobs, job: Job, within: float = 20) -> Job:
         return await jobs.wait(job.id)
 
 
+class Crowd:
+    """How many steps are under way at a time."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+
+    async def stay(self, seconds: float) -> None:
+        """Be one of them for so long."""
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(seconds)
+        self.now -= 1
+
+
 S = TypeVar("S", bound=Service[Any])
 
 

@@ -25,7 +25,7 @@ from framemesh.steps.joblog import LogLines
 from framemesh.steps.plan import PlanError
 from framemesh.steps.store import JobMissing, child_id
 from tests.integration import step_bodies
-from tests.integration.stepping import Begin, one, over, plan, registered
+from tests.integration.stepping import Begin, Crowd, one, over, plan, registered
 from tests.samples import until
 
 S, J = StepStatus, JobStatus
@@ -241,14 +241,10 @@ async def test_a_failed_job_goes_on_from_where_it_failed(jobs: Jobs, begin: Begi
 
 
 async def test_a_list_is_worked_off_item_by_item(jobs: Jobs, begin: Begin, name: str) -> None:
-    running = most = 0
+    crowd = Crowd()
 
     async def body(ctx: Context, given: Any) -> Any:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await asyncio.sleep(0.02)
-        running -= 1
+        await crowd.stay(0.02)
         if given["n"] == 13:
             raise FramemeshError("bad luck")
         return given["n"] * given["index"]
@@ -262,7 +258,7 @@ async def test_a_list_is_worked_off_item_by_item(jobs: Jobs, begin: Begin, name:
         ended = await over(jobs, job)
     assert ended.status is J.DONE, ended
     assert ended.output == {"it": [None if n == 13 else n * n for n in range(20)]}
-    assert most == 3
+    assert crowd.most == 3
 
 
 async def test_a_sub_job_gives_its_output_to_its_parent_and_ends_with_it(
@@ -303,21 +299,17 @@ async def _under_way(jobs: Jobs, job: str) -> bool:
 
 
 async def test_no_more_than_allowed_run_at_a_time_in_the_whole_mesh(jobs: Jobs, begin: Begin, name: str) -> None:
-    running = most = 0
+    crowd = Crowd()
 
     async def body(ctx: Context, given: Any) -> None:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await asyncio.sleep(0.03)
-        running -= 1
+        await crowd.stay(0.03)
 
     function = Function(name, body, concurrency=3)
     async with begin(function), begin(function), begin(function):
         made = [await jobs.submit(one(name), priority=priority) for priority in list(Priority) * 10]
         assert {(await over(jobs, job)).status for job in made} == {J.DONE}
-    assert most == 3
-    assert running == 0
+    assert crowd.most == 3
+    assert crowd.now == 0
 
 
 async def test_a_higher_priority_comes_first(jobs: Jobs, begin: Begin, name: str) -> None:
@@ -442,25 +434,21 @@ async def test_steps_whose_workers_died_are_done_one_at_a_time(
     jobs: Jobs, begin: Begin, registry: Registry, name: str
 ) -> None:
     """So one that ends its worker does not take along those that were only beside it, until they fail."""
-    now, most = 0, 0
+    crowd = Crowd()
 
     async def body(ctx: Context, given: Any) -> None:
-        nonlocal now, most
-        now += 1
-        most = max(most, now)
-        await asyncio.sleep(0.2)
-        now -= 1
+        await crowd.stay(0.2)
 
     async with begin(Function(name, body)):
         pass
     suspects = await died(jobs, registry, name, 2, 3)
     async with begin(Function(name, body), step_concurrency=4):
         ends = [await over(jobs, job) for job in suspects]
-        assert most == 1
+        assert crowd.most == 1
         others = [await jobs.submit(one(name)) for _ in range(4)]
         ends += [await over(jobs, job) for job in others]
     assert {ended.status for ended in ends} == {J.DONE}
-    assert most > 1
+    assert crowd.most > 1
 
 
 async def test_a_step_that_ends_its_worker_again_and_again_fails(

@@ -29,6 +29,7 @@ from framemesh import subjects
 from framemesh.blame import said
 from framemesh.deadletters import letter
 from framemesh.errors import FramemeshError
+from framemesh.headers import EXPECTED, MSG_ID
 from framemesh.messages import DeadLetter, Message
 from framemesh.pull import Envelope, Meta, Pull, invalid
 from framemesh.subjects import Consumer, Stream
@@ -259,11 +260,11 @@ class Bus:
         subject must have that stream sequence, else Conflict. Server restarts are waited for, up to ``patience``
         seconds. Returns the stream sequence. Raises QueueFull, Conflict or BusError.
         """
-        headers = {"Nats-Msg-Id": msg_id}
+        headers = {MSG_ID: msg_id}
         if trace:
             headers["traceparent"] = trace
         if after is not None:
-            headers["Nats-Expected-Last-Subject-Sequence"] = str(after)
+            headers[EXPECTED] = str(after)
         return await self.publish_raw(subject, message.model_dump_json().encode(), headers, patience=patience)
 
     async def publish_raw(

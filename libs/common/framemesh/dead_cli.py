@@ -14,6 +14,7 @@ import typer
 from framemesh import subjects
 from framemesh.bus import Bus, BusError, Stored
 from framemesh.errors import FramemeshError
+from framemesh.headers import EXPECTED, MSG_ID
 from framemesh.messages import DeadLetter
 from framemesh.terminal import DataOption, clients, counted, mesh_settings, out, run_until, table
 
@@ -87,9 +88,9 @@ def replay(
         payload = letter.payload.encode() if letter.encoding == "utf-8" else base64.b64decode(letter.payload)
         headers = {name: letter.headers[name] for name in KEPT_HEADERS if name in letter.headers}
         # The same dead letter never gives two copies, however often it is replayed by mistake.
-        headers |= {"Nats-Msg-Id": f"replay/{each.seq}"}
+        headers |= {MSG_ID: f"replay/{each.seq}"}
         if letter.stream == subjects.JOBS.name:  # which has one message a subject: a newer one must not go
-            headers |= {"Nats-Expected-Last-Subject-Sequence": "0"}
+            headers |= {EXPECTED: "0"}
         try:
             await bus.publish_raw(letter.subject, payload, headers, patience=PATIENCE_S)
         except BusError as error:

@@ -22,6 +22,7 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 
 from framemesh import __version__, subjects
 from framemesh.errors import FramemeshError
+from framemesh.headers import CARRIED_JOB, EXPECTED, FOLLOWS, MSG_ID
 from framemesh.messages import (
     WIRE,
     AudioTask,
@@ -98,8 +99,6 @@ _PARAMETERS = {
     "scope": "What an output is remembered with, such as a medium",
     "digest": "Hash of the input",
 }
-_MSG_ID = "Nats-Msg-Id"
-_EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _NOTHING_THERE = "`0`: refused where a message lies on the subject"
 _NEWEST = "Sequence of the state that this one follows, `0` for the first: refused when there is a newer one"
 
@@ -257,8 +256,8 @@ CHANNELS = (
         "The newest state of a job, whole; fields that have their default are left out. It is replaced under "
         "compare-and-set, and removed some time after the job has ended (setting `jobs_kept`).",
         traced=False,
-        headers={_EXPECTED: _NEWEST},
-        options={_MSG_ID: "Chance, of a first state whose step may bring it along"},
+        headers={EXPECTED: _NEWEST},
+        options={MSG_ID: "Chance, of a first state whose step may bring it along"},
     ),
     Channel(
         "jobUpdates",
@@ -269,7 +268,7 @@ CHANNELS = (
         "with no memory.",
         traced=False,
         feed=True,
-        headers={_EXPECTED: _NEWEST},
+        headers={EXPECTED: _NEWEST},
     ),
     Channel(
         "jobSteps",
@@ -279,9 +278,9 @@ CHANNELS = (
         "A step that is to be done now, until it is acked. One that lies here is not sent again.",
         traced=False,
         options={
-            _EXPECTED: f"{_NOTHING_THERE}; unless the server published it when it was due",
-            "Nats-Expected-Last-Msg-Id": "The state right before it has this id: the server takes it only there",
-            "Framemesh-Job": "That state, so that whoever does the step need not read it",
+            EXPECTED: f"{_NOTHING_THERE}; unless the server published it when it was due",
+            FOLLOWS: "The state right before it has this id: the server takes it only there",
+            CARRIED_JOB: "That state, so that whoever does the step need not read it",
             "Nats-Scheduler": "Subject of the schedule, where the server published the next try when it was due",
             "Nats-Schedule-Next": "`purge`, with Nats-Scheduler",
         },
@@ -335,7 +334,7 @@ CHANNELS = (
         "lies here until it is a job. A full stream refuses it. What cannot become a job, or whose job fails, is "
         "a dead letter.",
         traced=False,
-        options={_MSG_ID: "The same id within ten minutes: the same event"},
+        options={MSG_ID: "The same id within ten minutes: the same event"},
     ),
     Channel(
         "jobSubscriptions",
@@ -363,7 +362,7 @@ CHANNELS = (
         "back by a nak, never acked.",
         "<function>/<number>/<clock of who made it>",
         traced=False,
-        headers={_EXPECTED: _NOTHING_THERE},
+        headers={EXPECTED: _NOTHING_THERE},
     ),
     Channel(
         "jobFunctions",
@@ -373,7 +372,7 @@ CHANNELS = (
         "What is known of a function that a worker has, or had, and what has been set: paused, how many at a "
         "time, how many a second. Replaced under compare-and-set.",
         traced=False,
-        headers={_EXPECTED: _NEWEST},
+        headers={EXPECTED: _NEWEST},
     ),
     Channel(
         "jobLogs",
@@ -649,7 +648,7 @@ def _whole(value: float) -> float:
 
 def _message(channel: Channel) -> Node:
     name = channel.message.__name__
-    headers: Node = {_MSG_ID: _header(f"`{channel.msg_id}`")} if channel.msg_id else {}
+    headers: Node = {MSG_ID: _header(f"`{channel.msg_id}`")} if channel.msg_id else {}
     if channel.traced:
         headers["traceparent"] = _header("Trace of the frame, from capture to result") | {"pattern": TRACE_PATTERN}
     required = [name for name in headers if name != "traceparent"] + list(channel.headers)

@@ -24,7 +24,7 @@ from framemesh.steps.job import (
     Work,
     place,
 )
-from framemesh.steps.mapping import MappingError, resolve
+from framemesh.steps.mapping import MappingError, copied, resolve
 from framemesh.steps.plan import MOST_ITEMS, ON_FAILURE, Step, ended_before
 from framemesh.steps.text import writable
 
@@ -455,10 +455,11 @@ def known(job: Job) -> dict[str, Any]:
 def scope(job: Job, step: str) -> str | None:
     """In which scope what a step gives is remembered; None where it is not. Raises MappingError."""
     wanted = job.step_of(step).remember
-    found = resolve(wanted, known(job)) if wanted is not None else None
-    if found is not None and not re.fullmatch(SCOPE_PATTERN, str(found)):
+    if wanted is None or (found := resolve(wanted, known(job))) is None:
+        return None
+    if not re.fullmatch(SCOPE_PATTERN, str(found)):
         raise MappingError(f"remember: {str(found)[:80]!r} is no name of a scope: want letters, digits, - and _")
-    return None if found is None else str(found)
+    return str(found)
 
 
 def step_input(job: Job, step: str, item: int | None) -> dict[str, Any]:
@@ -466,5 +467,7 @@ def step_input(job: Job, step: str, item: int | None) -> dict[str, Any]:
     plan, values = job.step_of(step), known(job)
     if item is not None and plan.over is not None:
         values |= {"item": _listed(job, plan.over)[item], "index": item}
-    found: dict[str, Any] = resolve(plan.input, values)
+    found: dict[str, Any] = copied(
+        resolve(plan.input, values)
+    )  # what a step changes in it must not change the job
     return found

@@ -178,7 +178,7 @@ class Attempt:
         except (Cancelled, asyncio.CancelledError):
             if not self._unwanted or _cancelling():
                 raise  # the worker stops: somebody else will do it
-            return lambda _: []
+            return _nothing
         except Skip as reason:
             return self._skipped(str(reason))
         except Exception as error:
@@ -214,7 +214,7 @@ class Attempt:
         if await self._means.registry.attempts(self._try) < MOST_TOGETHER:
             return await self._event(known)
         async with self._means.suspects:
-            return (lambda _: []) if self._unwanted else await self._event(known)
+            return _nothing if self._unwanted else await self._event(known)
 
     async def _deaths(self) -> int:
         """How often this try ended the process that had it, where that is too often."""
@@ -284,6 +284,11 @@ class Attempt:
         with contextlib.suppress(Exception):  # told again in a second; what matters is written at the end
             await self._means.store.apply(self._task.job, event)
         return wanted
+
+
+def _nothing(_: Job) -> list[Order]:
+    """What becomes of the job where nobody wants the try any more."""
+    return []
 
 
 def _telling(task: StepTask, told: tuple[float, str] | None) -> Callable[[Job], bool]:

@@ -34,7 +34,7 @@ def resolve(value: Any, known: Mapping[str, Any]) -> Any:
         return value
     if value.startswith("$$"):
         return value[1:]
-    return _copied(_look_up(value, known))
+    return _look_up(value, known)
 
 
 def unresolved(value: Any, steps: Collection[str], roots: Collection[str]) -> str:
@@ -68,11 +68,11 @@ def leads_somewhere(reference: str, given: Mapping[str, Any]) -> bool:
     return True
 
 
-def _copied(value: Any) -> Any:
-    """Of JSON: what a step changes in its input must not change the job."""
+def copied(value: Any) -> Any:
+    """A value of JSON in which nothing is shared with the first."""
     if isinstance(value, dict):
-        return {name: _copied(each) for name, each in value.items()}
-    return [_copied(each) for each in value] if isinstance(value, list) else value
+        return {name: copied(each) for name, each in value.items()}
+    return [copied(each) for each in value] if isinstance(value, list) else value
 
 
 def _look_up(text: str, known: Mapping[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from pydantic import Field
 from framemesh import subjects
 from framemesh.bus import Bus, BusError, Conflict
 from framemesh.errors import FramemeshError
+from framemesh.headers import EXPECTED
 from framemesh.messages import Message
 from framemesh.steps.job import Owner, Priority
 from framemesh.steps.plan import NAME_PATTERN, Plan
@@ -86,7 +87,7 @@ class Schedules:
     async def add(self, schedule: Schedule) -> bool:
         """Add a schedule, if there is none of its name. Raises FramemeshError."""
         try:
-            await self._put(schedule, {"Nats-Expected-Last-Subject-Sequence": "0"})
+            await self._put(schedule, {EXPECTED: "0"})
         except Conflict:
             return False
         return True

@@ -21,6 +21,7 @@ from functools import partial
 from framemesh import subjects
 from framemesh.bus import Bus, BusError, Conflict
 from framemesh.errors import FramemeshError
+from framemesh.headers import CARRIED_JOB, EXPECTED, FOLLOWS, MSG_ID
 from framemesh.pull import Envelope
 from framemesh.steps import advance
 from framemesh.steps.admission import Admission
@@ -39,11 +40,6 @@ MOST_CARRIED_BYTES = 8 * 1024
 """A first step brings its job along where that is no longer, so that whoever does it need not read it."""
 FRESH_S = 1.0
 """For so long a job is believed to be as its first step brought it along: it may have been cancelled since."""
-
-_NEWEST = "Nats-Expected-Last-Subject-Sequence"
-_FOLLOWS = "Nats-Expected-Last-Msg-Id"
-"""A step with this header was stored right after the message of that id: the server takes it at no other place."""
-_CARRIED = "Framemesh-Job"
 
 
 @dataclass
@@ -146,9 +142,9 @@ class JobStore:
     async def _put_together(self, job: Job, data: bytes, order: Order, function: str) -> None:
         """In one round trip: the server takes the step only right after this state."""
         mark = secrets.token_hex(8)
-        along = {_NEWEST: "0", _FOLLOWS: mark, _CARRIED: data.decode()}
+        along = {EXPECTED: "0", FOLLOWS: mark, CARRIED_JOB: data.decode()}
         written, sent = await asyncio.gather(
-            self._put(job, data, 0, {"Nats-Msg-Id": mark}),
+            self._put(job, data, 0, {MSG_ID: mark}),
             self.bus.publish_raw(*_message(order, function), along),
             return_exceptions=True,
         )
@@ -166,9 +162,9 @@ class JobStore:
         """
         headers = step.raw.headers or {}
         is_fresh = step.deliveries == 1 and time.time() - step.meta.stored_at < FRESH_S
-        if not is_fresh or _FOLLOWS not in headers or _CARRIED not in headers:
+        if not is_fresh or FOLLOWS not in headers or CARRIED_JOB not in headers:
             return None
-        return Known(step.meta.stream_seq - 1, headers[_CARRIED].encode())
+        return Known(step.meta.stream_seq - 1, headers[CARRIED_JOB].encode())
 
     async def admit(self, job_id: str) -> None:
         """Let a parked job begin; one that is gone is no error."""
@@ -283,7 +279,7 @@ class JobStore:
         after = 0
         while True:
             try:
-                await self.bus.publish_raw(subject, data, {_NEWEST: str(after)})
+                await self.bus.publish_raw(subject, data, {EXPECTED: str(after)})
             except Conflict:
                 older = await self._older(subject, order)
                 if older is None:
@@ -308,7 +304,7 @@ class JobStore:
             subjects.job_retry(order.job, order.place),
             order.task(function).model_dump_json().encode(),
             {
-                "Nats-Msg-Id": f"{order.job}/{order.place}/{order.attempt}/later",
+                MSG_ID: f"{order.job}/{order.place}/{order.attempt}/later",
                 "Nats-Schedule": f"@at {at}",
                 "Nats-Schedule-Target": target,
             },
@@ -358,7 +354,7 @@ class JobStore:
         return Known(seq, data, job) if data == before else await self._put(job, data, seq)
 
     async def _put(self, job: Job, data: bytes, seq: int, along: dict[str, str] | None = None) -> Known:
-        headers = {_NEWEST: str(seq), **(along or {})}
+        headers = {EXPECTED: str(seq), **(along or {})}
         return Known(await self.bus.publish_raw(subjects.job_state(job.id), data, headers), data, job)
 
 

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from framemesh import subjects
 from framemesh.bus import Bus, BusError, Conflict
 from framemesh.errors import FramemeshError
+from framemesh.headers import EXPECTED
 from framemesh.messages import Message
 from framemesh.steps.functions import Function
 from framemesh.steps.lanes import set_slots
@@ -120,7 +121,7 @@ class Switchboard:
                 await set_slots(self._bus, name, new.concurrency)
             if new == old:
                 return new
-            headers = {"Nats-Expected-Last-Subject-Sequence": str(stored[0] if stored else 0)}
+            headers = {EXPECTED: str(stored[0] if stored else 0)}
             try:
                 await self._bus.publish_raw(subject, new.model_dump_json().encode(), headers)
             except Conflict:

@@ -1,0 +1,10 @@
+"""Names of the headers by which JetStream, and whoever takes a message, is told what to make of it."""
+
+MSG_ID = "Nats-Msg-Id"
+"""The stream keeps one message of an id, within its window of duplicates."""
+EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+"""Taken only while the newest message on its subject has this stream sequence; 0: while there is none."""
+FOLLOWS = "Nats-Expected-Last-Msg-Id"
+"""Taken only right after the message of this id."""
+CARRIED_JOB = "Framemesh-Job"
+"""The state of its job that a step follows."""
